@@ -23,11 +23,13 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "box_conv": ("dense", "separable"),
     "norm": ("bn", "gn"),
     "pred_kernel": (1, 3),
+    "quality": ("none", "centerness", "iou", "objectness"),
+    "score": ("p", "pq", "sqrt_pq"),
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
     "yolo": {},
-    # Section 3 and Tables 1-3 of the paper: 256-channel pyramid, everything shared over levels, GN, 2 x 512 and 4 x 256.
+    # Section 3, Tables 1-3: 256-channel pyramid, everything shared over levels, GroupNorm, towers 2 x 512 and 4 x 256.
     "paper": {
         "sce_skip": False,
         "sce_width": 256,
@@ -76,6 +78,8 @@ class HeadConfig:
         share_towers: one tower for all levels, with one norm per level.
         norm: BatchNorm, or GroupNorm with 32 groups as in the paper.
         pred_kernel: kernel of the two predictors.
+        quality: add a one-channel prediction of the box's quality to the localisation tower.
+        score: how class probability p and quality q make the score: p, p q or sqrt(p q).
     """
 
     finer: bool = False
@@ -84,10 +88,10 @@ class HeadConfig:
     sce_down: str = "conv"
     sce_kernel: int = 3
     sce_coarser: bool = True
-    sce_width: int | float | None = None
+    sce_width: int | float | None = 1.0
     sce_skip: bool = True
     dpe_levels: tuple[int, ...] = (-1, 0, 1)
-    dpe_width: int | float | None = None
+    dpe_width: int | float | None = 1.0
     down_conv: str = "separable"
     cls_conv: str = "separable"
     cls_width: int | float | None = 1.5
@@ -99,6 +103,8 @@ class HeadConfig:
     share_towers: bool = False
     norm: str = "bn"
     pred_kernel: int = 1
+    quality: str = "none"
+    score: str = "p"
 
     def __post_init__(self) -> None:
         """Validate values.
@@ -118,6 +124,8 @@ class HeadConfig:
                 f"tscode option dpe_levels={list(self.dpe_levels)}: expected offsets among [-1, 0, 1, 2], with -1 or 0 "
                 "among them (the coarsest level has no others)"
             )
+        if self.score != "p" and self.quality == "none":
+            raise ValueError(f"tscode option score={self.score!r} needs a quality branch; set quality, e.g. centerness")
 
     @classmethod
     def from_mapping(cls, *mappings: Mapping[str, Any] | None) -> HeadConfig:

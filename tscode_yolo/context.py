@@ -18,6 +18,7 @@ Everything here takes and gives tensors; it knows nothing of losses or of the ho
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +39,7 @@ class LevelConv(nn.Module):
 
     def __init__(self, c1: int, c2: int, k: int, s: int, g: int, act: bool, norm: str, levels: int):
         super().__init__()
-        self.conv = nn.Conv2d(c1, c2, k, s, k // 2, groups=g, bias=False)
+        self.conv: Any = nn.Conv2d(c1, c2, k, s, k // 2, groups=g, bias=False)
         norms = [nn.GroupNorm(GROUPS, c2)] if norm == "gn" else [nn.BatchNorm2d(c2) for _ in range(levels)]
         self.norms: nn.ModuleList | None = nn.ModuleList(norms)
         self.act = Conv.default_act if act else nn.Identity()
@@ -60,6 +61,7 @@ class LevelSequential(nn.Sequential):
     """A Sequential that tells its children which pyramid level they are working on."""
 
     def forward(self, x: Tensor, level: int = 0) -> Tensor:
+        """Apply the children in turn to x, a map of pyramid level `level`."""
         for module in self:
             x = module(x, level) if isinstance(module, (LevelConv, LevelSequential)) else module(x)
         return x
@@ -267,13 +269,15 @@ class DetailPreservingEncoding(nn.Module):
         self.above = nn.ModuleList(project(i + 1, widths[i]) for i in range(n - 1)) if 1 in levels else None
         self.above2 = nn.ModuleList(project(i + 2, widths[i]) for i in range(n - 2)) if 2 in levels else None
         # What is added at the size of P_{l-1} has the channels of P_{l-1}: the small map is projected, not the large.
-        below = [finer_ch, *ch[:-1]]
+        below = [finer_ch or 0, *ch[:-1]]
         self.first = 0 if finer_ch else 1  # the first level that has a finer one
-        self.detail = self.finer_lateral = self.same_up = None
+        self.detail: Any = None
+        self.finer_lateral: Any = None
+        self.same_up: Any = None
         lonely = 0 not in levels and self.first == 1  # the finest level has nothing to add up but itself
         self.alone = project(0, widths[0]) if lonely else None
         if -1 in levels:
-            added = [c and (width or c if shared else c) for c in below]
+            added = [width if c and width and shared else c for c in below]
             self.finer_lateral = nn.ModuleList(
                 _project(c, a, norm) if c else nn.Identity() for c, a in zip(below, added)
             )
@@ -283,8 +287,9 @@ class DetailPreservingEncoding(nn.Module):
             if shared:
                 self.detail = nn.ModuleList([conv_block(*pairs[0], 3, 2, kind=kind, norm=norm, levels=n)])
             else:
-                blocks = [conv_block(a, w, 3, 2, kind=kind, norm=norm) if a else nn.Identity() for a, w in zip(added, widths)]
-                self.detail = nn.ModuleList(blocks)
+                self.detail = nn.ModuleList(
+                    conv_block(a, w, 3, 2, kind=kind, norm=norm) if a else nn.Identity() for a, w in zip(added, widths)
+                )
 
     def forward(self, pyramid: Sequence[Tensor], finer: Tensor | None = None) -> list[Tensor]:
         """Encode the pyramid.

@@ -11,8 +11,9 @@ host reads (cv2, cv3, one2one_*, nl, nc, stride, ...) are the host's.
 from __future__ import annotations
 
 import copy
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from ultralytics.nn.modules.head import Detect
 from ultralytics.utils.ops import make_divisible
 
 from tscode_yolo.config import SCHEMA, HeadConfig
+from tscode_yolo.context import GROUPS as GN_GROUPS
 from tscode_yolo.context import (
     DetailPreservingEncoding,
     LevelConv,
@@ -31,8 +33,8 @@ from tscode_yolo.context import (
     rearrange_quadrants,
     run_level,
 )
-from tscode_yolo.context import GROUPS as GN_GROUPS
 
+CONTEXT = ("sce", "dpe", "cls_skip", "quality")  # what forward_head gets beside the towers, where it exists
 PRIOR = 0.01  # probability of a class at the start where a predictor serves all levels (focal loss, arXiv:1708.02002)
 
 
@@ -45,8 +47,16 @@ class TSCODEDetect(Detect):
         sce: Semantic Context Encoding, or None when classification reads the plain P_l.
         dpe: Detail-Preserving Encoding, or None when localisation reads the plain P_l.
         cls_skip: per level, full-size logits added to SCE's, or None.
-        one2one_sce, one2one_dpe, one2one_cls_skip: twins of these in an end-to-end head.
+        quality: per localisation tower, one logit per anchor point on how good its box is, or None.
+        one2one_sce, one2one_dpe, ...: twins of these in an end-to-end head.
     """
+
+    cv2: Any
+    cv3: Any
+    sce: Any
+    dpe: Any
+    cls_skip: Any
+    quality: Any
 
     def __init__(
         self,
@@ -73,20 +83,23 @@ class TSCODEDetect(Detect):
         levels = list(ch)[config.finer :]
         if len(levels) < 2:
             raise ValueError(
-                f"TSCODEDetect: expected at least 2 predicted levels{' after the finer map' * config.finer}, got inputs "
-                f"with channels {list(ch)}. Give the row more layers, e.g. [[16, 19, 22], 1, TSCODEDetect, [nc]]"
-                + (", or drop `finer: true`" if config.finer else "")
+                f"TSCODEDetect: expected at least 2 predicted levels{' after the finer map' * config.finer}, got "
+                f"inputs with channels {list(ch)}. Name more layers in its row, e.g. [[16, 19, 22], 1, TSCODEDetect, "
+                f"[nc]]{', or drop `finer: true`' * config.finer}"
             )
         super().__init__(nc, reg_max, end2end=False, ch=tuple(levels))
         self.options = config.as_dict()
         self.finer = config.finer
         self.built = False  # True once the host has seen the inputs' sizes and set the strides
-        self.sce = self.dpe = self.cls_skip = None
+        self.score = config.score
+        self.sce = self.dpe = self.cls_skip = self.quality = None
         box_width, cls_width = self.cv2[0][-1].in_channels, self.cv3[0][-1].in_channels  # the stock head's
         if config.dpe or config.share_towers:
-            self._build_box_branch(config, levels, list(ch)[0] if config.finer else None, box_width)
+            self._build_box_branch(config, levels, next(iter(ch)) if config.finer else None, box_width)
         if config.sce or config.share_towers:
             self._build_cls_branch(config, levels, cls_width)
+        if config.quality != "none":
+            self.quality = nn.ModuleList(nn.Conv2d(t[-1].in_channels, 1, 3, padding=1) for t in self.cv2)
         if end2end:
             for name in self._branch_names():
                 setattr(self, f"one2one_{name}", copy.deepcopy(getattr(self, name)))
@@ -151,20 +164,20 @@ class TSCODEDetect(Detect):
 
     def _branch_names(self) -> list[str]:
         """Names of the modules that an end-to-end head has twice."""
-        return [n for n in ("cv2", "cv3", "sce", "dpe", "cls_skip") if getattr(self, n, None) is not None]
+        return [n for n in ("cv2", "cv3", *CONTEXT) if getattr(self, n, None) is not None]
 
     @property
-    def one2many(self) -> dict[str, nn.Module | None]:
+    def one2many(self) -> dict[str, Any]:
         """The one-to-many branches, as the keyword arguments of `forward_head`."""
         return self._branches("")
 
     @property
-    def one2one(self) -> dict[str, nn.Module | None]:
+    def one2one(self) -> dict[str, Any]:
         """The one-to-one branches; an AttributeError without them, by which older hosts tell the two apart."""
         return self._branches("one2one_")
 
-    def _branches(self, prefix: str) -> dict[str, nn.Module | None]:
-        modules = {key: getattr(self, prefix + key, None) for key in ("sce", "dpe", "cls_skip")}
+    def _branches(self, prefix: str) -> dict[str, Any]:
+        modules = {key: getattr(self, prefix + key, None) for key in CONTEXT}
         return {"box_head": getattr(self, f"{prefix}cv2"), "cls_head": getattr(self, f"{prefix}cv3"), **modules}
 
     def forward_head(
@@ -175,6 +188,7 @@ class TSCODEDetect(Detect):
         sce: SemanticContextEncoding | None = None,
         dpe: DetailPreservingEncoding | None = None,
         cls_skip: nn.ModuleList | None = None,
+        quality: nn.ModuleList | None = None,
     ) -> dict[str, Any]:
         """Predict with one set of branches.
 
@@ -185,10 +199,12 @@ class TSCODEDetect(Detect):
             sce: context of classification, or None.
             dpe: context of localisation, or None.
             cls_skip: full-size logits per level, or None.
+            quality: predictors on the localisation towers, or None.
 
         Returns:
             boxes (B, 4 reg_max, A) as distances in strides or their DFL logits, scores (B, nc, A) before the sigmoid,
-            feats: the predicted levels, which give the host its anchor points and strides.
+            feats: the predicted levels, which give the host its anchor points and strides; with a quality branch also
+            quality (B, 1, A) before the sigmoid.
         """
         if box_head is None or cls_head is None:
             return {}
@@ -196,14 +212,26 @@ class TSCODEDetect(Detect):
         if not self.built:
             self._check_inputs(x)
         loc = levels if dpe is None else dpe(levels, x[0] if self.finer else None)
-        boxes = torch.cat([_run(box_head, g, i).flatten(2) for i, g in enumerate(loc)], -1)
+        loc = [_features(box_head, g, i) for i, g in enumerate(loc)]
+        preds: dict[str, Any] = {"boxes": _flat(_at(box_head, i)[-1](g) for i, g in enumerate(loc)), "feats": levels}
+        if quality is not None:
+            preds["quality"] = _flat(_at(quality, i)(g) for i, g in enumerate(loc))
         sem = levels if sce is None else sce(levels)
-        scores = [_run(cls_head, g, i) for i, g in enumerate(sem)]
+        scores = [_at(cls_head, i)[-1](_features(cls_head, g, i)) for i, g in enumerate(sem)]
         if sce is not None:
             scores = [rearrange_quadrants(s, p) for s, p in zip(scores, levels)]
         if cls_skip is not None:
             scores = [s + skip(p) for s, skip, p in zip(scores, cls_skip, levels)]
-        return {"boxes": boxes, "scores": torch.cat([s.flatten(2) for s in scores], -1), "feats": levels}
+        return {**preds, "scores": _flat(scores)}
+
+    def _inference(self, x: dict[str, Any]) -> Tensor:
+        """As the host's, (B, 4 + nc, A) boxes and scores, with the quality folded into the scores."""
+        if "quality" in x and self.score != "p":
+            # The host takes the sigmoid of these, so they are the logits of p q or of its root.
+            log_pq = nn.functional.logsigmoid(x["scores"].float()) + nn.functional.logsigmoid(x["quality"].float())
+            log_s = log_pq * (0.5 if self.score == "sqrt_pq" else 1.0)
+            x = {**x, "scores": (log_s - torch.log1p(-log_s.exp().clamp(max=1 - 1e-6))).to(x["scores"].dtype)}
+        return super()._inference(x)
 
     def _check_inputs(self, x: list[Tensor]) -> None:
         """Raise ValueError unless the inputs are consecutive levels of one pyramid."""
@@ -211,7 +239,7 @@ class TSCODEDetect(Detect):
         if len(x) != expected:
             raise ValueError(f"TSCODEDetect: expected {expected} input maps, got {len(x)}")
         sizes = [tuple(t.shape[-2:]) for t in x]
-        for i, (below, above) in enumerate(zip(sizes, sizes[1:])):
+        for i, (below, above) in enumerate(itertools.pairwise(sizes)):
             if above != tuple((n + 1) // 2 for n in below):
                 raise ValueError(
                     f"TSCODEDetect: inputs must be consecutive levels, each half the size of the one before; input {i} "
@@ -248,7 +276,7 @@ class TSCODEDetect(Detect):
         """Drop the branches inference does not use, and fold shared convs with their norms."""
         super().fuse()
         if self.cv2 is None:
-            self.sce = self.dpe = self.cls_skip = None
+            self.sce = self.dpe = self.cls_skip = self.quality = None
         for module in list(self.modules()):
             if isinstance(module, LevelConv):
                 module.fuse()
@@ -290,9 +318,21 @@ class TSCODEDetect(Detect):
         return ", ".join(f"{k}={v}" for k, v in self.options.items() if v != default[k])
 
 
-def _run(towers: nn.Module, x: Tensor, level: int) -> Tensor:
-    """Apply the level's tower, or the one that all levels share."""
-    return run_level(towers[level if len(towers) > 1 else 0], x, level)  # type: ignore[index]
+def _at(modules: Any, level: int) -> Any:
+    """The level's own module, or the one that all levels share."""
+    return modules[level if len(modules) > 1 else 0]
+
+
+def _features(towers: Any, x: Tensor, level: int) -> Tensor:
+    """What the level's tower gives its predictor: (B, C, H, W)."""
+    for block in list(_at(towers, level))[:-1]:
+        x = run_level(block, x, level)
+    return x
+
+
+def _flat(maps: Iterable[Tensor]) -> Tensor:
+    """L maps (B, C, H_l, W_l) to (B, C, A), A anchor points of all levels, finest first."""
+    return torch.cat([m.flatten(2) for m in maps], -1)
 
 
 def _channels(name: str, width: int | float | None, stock: int, norm: str) -> int | None:

@@ -84,7 +84,7 @@ def _build_head(stub: Any, config: HeadConfig, d: Mapping[str, Any], verbose: bo
     ch = [tower[0].conv.in_channels for tower in stub.cv2]
     end2end = getattr(stub, "one2one_cv2", None) is not None
     try:
-        head = TSCODEDetect(stub.nc, stub.reg_max, end2end, ch, config.as_dict())
+        head: Any = TSCODEDetect(stub.nc, stub.reg_max, end2end, ch, config.as_dict())
     except ValueError as e:
         raise ValueError(f"{_yaml_name(d)}: {e}") from None
     head.i, head.f, head.type = stub.i, stub.f, f"{TSCODEDetect.__module__}.{NAME}"
@@ -106,8 +106,10 @@ def _check_yaml(original: Callable[..., Any]) -> Callable[..., Any]:
         name = _without_scale(str(file))
         if not cfg_path(name):
             return original(file, *args, hard=hard, **kwargs)
-        return original(file, *args, hard=False, **kwargs) or original(name, *args, hard=False, **kwargs) or str(
-            cfg_path(name)
+        return (
+            original(file, *args, hard=False, **kwargs)
+            or original(name, *args, hard=False, **kwargs)
+            or str(cfg_path(name))
         )
 
     return check_yaml
@@ -150,10 +152,10 @@ def _guess_model_scale(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _load(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Move weights with an account when either side has our head; the host would mix shapes (INT: cv3 swap)."""
+    """Move weights with an account when either side has our head; the host would mix branches."""
 
     @functools.wraps(original)
-    def load(self: Any, weights: Any, verbose: bool = True) -> None:
+    def load(self: Any, weights: Any, verbose: bool = True) -> Any:
         source = (weights.get("ema") or weights["model"]) if isinstance(weights, dict) else weights
         if not (_is_ours(_head_of(self)) or _is_ours(_head_of(source))):
             return original(self, weights, verbose)
@@ -174,7 +176,7 @@ def _init(original: Callable[..., Any]) -> Callable[..., Any]:
         original(self, *args, **kwargs)
         if _is_ours(_head_of(self)) and isinstance(self, (OBBModel, PoseModel, SegmentationModel)):
             raise ValueError(
-                f"{_yaml_name(self.yaml)} has a {NAME} head, which does task=detect; asked for was a "
+                f"{_yaml_name(vars(self)['yaml'])} has a {NAME} head, which does task=detect; asked for was a "
                 f"{type(self).__name__}. Use `yolo detect ...`, or a model YAML of the other task"
             )
 

@@ -43,7 +43,7 @@ class Account:
         return out
 
 
-def transfer(model: nn.Module, source: nn.Module, load_body: Callable[..., None], verbose: bool = True) -> Account:
+def transfer(model: Any, source: Any, load_body: Callable[..., None], verbose: bool = True) -> Account:
     """Load a source model's weights into `model`, in place.
 
     Args:
@@ -80,14 +80,14 @@ def transfer(model: nn.Module, source: nn.Module, load_body: Callable[..., None]
     return account
 
 
-def _without_head(source: nn.Module) -> nn.Module:
+def _without_head(source: Any) -> Any:
     """A view of the source that shares its tensors but ends before the head."""
     view = copy.copy(source)
     view._modules = {**source._modules, "model": source.model[:-1]}
     return view
 
 
-def _transfer_head(model: nn.Module, source: nn.Module) -> dict[str, str]:
+def _transfer_head(model: Any, source: Any) -> dict[str, str]:
     """Move the head's units that are the same on both sides; returns the outcome of each."""
     head, src = model.model[-1], source.model[-1]
     rows = _matching_rows(_names(source), _names(model), src, head)
@@ -113,7 +113,7 @@ def _transfer_head(model: nn.Module, source: nn.Module) -> dict[str, str]:
 
 def _unit(key: str) -> str:
     """The unit of a head that a tensor belongs to: cv2.0, one2one_cv3.1, or sce, dpe, dfl, ... as a whole."""
-    first, second = (key.split(".") + [""])[:2]
+    first, second = [*key.split("."), ""][:2]
     return f"{first}.{second}" if first.removeprefix("one2one_") in ("cv2", "cv3", "cls_skip") else first
 
 
@@ -126,7 +126,7 @@ def _difference(keys: list[str], there: list[str], own: dict[str, Tensor], given
     return "" if all(own[k].shape == given[k].shape for k in keys) else "other channels in the source"
 
 
-def _class_convs(head: nn.Module) -> dict[str, nn.Conv2d]:
+def _class_convs(head: Any) -> dict[str, nn.Conv2d]:
     """Convs that end in class logits, by name: ours says itself, the stock head's are the last of cv3."""
     if hasattr(head, "class_convs"):
         return head.class_convs()
@@ -142,7 +142,7 @@ def _class_difference(conv: nn.Conv2d, src: nn.Conv2d | None, nc: int, src_nc: i
     return "" if same and (conv.bias is None) == (src.bias is None) else "other channels in the source"
 
 
-def _names(model: nn.Module) -> list[str]:
+def _names(model: Any) -> list[str]:
     """Class names, comparable; empty if the model has only the YAML's placeholders."""
     names = getattr(model, "names", None) or {}
     values = list(names.values()) if isinstance(names, dict) else list(names)
@@ -150,7 +150,7 @@ def _names(model: nn.Module) -> list[str]:
     return [] if placeholders else [str(v).strip().lower() for v in values]
 
 
-def _matching_rows(names: list[str], own: list[str], src: nn.Module, head: nn.Module) -> dict[int, int]:
+def _matching_rows(names: list[str], own: list[str], src: Any, head: Any) -> dict[int, int]:
     """Which source class fills which of ours: by name where both have names, else by number if the counts agree."""
     if names and own:
         return {i: names.index(name) for i, name in enumerate(own) if name in names}
@@ -168,4 +168,3 @@ def _move_class_rows(conv: nn.Conv2d, src: nn.Conv2d, rows: dict[int, int], nc: 
         p.data.unflatten(0, (nc, per_class))[to] = q.data.unflatten(0, (-1, per_class))[origin].to(p)
     by_position = len(rows) == nc and all(i == j for i, j in rows.items())
     return "moved" if by_position else f"moved, {len(rows)} of {nc} classes matched by name"
-
