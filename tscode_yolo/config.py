@@ -22,6 +22,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "cls_conv": ("dense", "separable"),
     "box_conv": ("dense", "separable"),
     "norm": ("bn", "gn"),
+    "act": ("silu", "relu"),
     "pred_kernel": (1, 3),
     "quality": ("none", "centerness", "iou", "objectness"),
     "score": ("p", "pq", "sqrt_pq"),
@@ -44,6 +45,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "share_down": True,
         "share_towers": True,
         "norm": "gn",
+        "act": "relu",
+        "level_scale": True,
         "pred_kernel": 3,
     },
 }
@@ -67,6 +70,7 @@ class HeadConfig:
         sce_skip: add logits from P_l itself (depthwise 3x3, 1x1) to those rearranged from half size. Not in the paper.
         dpe_levels: offsets of the levels DPE adds up, among -1 (P_{l-1}), 0, 1 and 2, Table 3.
         dpe_width: channels of the sum.
+        dpe_neck: both branches start from DPE's output, Table 6: a feature fusion, no decoupling.
         down_conv: dense or depthwise-separable stride-2 convs.
         cls_conv: dense or depthwise-separable convs in the classification tower.
         cls_width: channels of the classification tower.
@@ -76,7 +80,11 @@ class HeadConfig:
         box_depth: as cls_depth, for localisation.
         share_down: one stride-2 conv for all levels (each branch its own), with one norm per level.
         share_towers: one tower for all levels, with one norm per level.
+        tower_bias: give the towers' convs a bias although a norm follows, as FCOS does.
         norm: BatchNorm, or GroupNorm with 32 groups as in the paper.
+        act: activation after each norm: the host's SiLU, or ReLU as in the paper.
+        dcn: make the last conv of each tower, before its predictor, deformable, Table 5.
+        level_scale: multiply each level's box output by a learned number of its own, as FCOS, ATSS and GFL do.
         pred_kernel: kernel of the two predictors.
         quality: add a one-channel prediction of the box's quality to the localisation tower.
         score: how class probability p and quality q make the score: p, p q or sqrt(p q).
@@ -92,6 +100,7 @@ class HeadConfig:
     sce_skip: bool = True
     dpe_levels: tuple[int, ...] = (-1, 0, 1)
     dpe_width: int | float | None = 1.0
+    dpe_neck: bool = False
     down_conv: str = "separable"
     cls_conv: str = "separable"
     cls_width: int | float | None = 1.5
@@ -101,7 +110,11 @@ class HeadConfig:
     box_depth: int = 2
     share_down: bool = False
     share_towers: bool = False
+    tower_bias: bool = False
     norm: str = "bn"
+    act: str = "silu"
+    dcn: bool = False
+    level_scale: bool = False
     pred_kernel: int = 1
     quality: str = "none"
     score: str = "p"
@@ -124,6 +137,8 @@ class HeadConfig:
                 f"tscode option dpe_levels={list(self.dpe_levels)}: expected offsets among [-1, 0, 1, 2], with -1 or 0 "
                 "among them (the coarsest level has no others)"
             )
+        if self.dpe_neck and not self.dpe:
+            raise ValueError("tscode option dpe_neck=True needs the encoding it hands on; set dpe: true")
         if self.score != "p" and self.quality == "none":
             raise ValueError(f"tscode option score={self.score!r} needs a quality branch; set quality, e.g. centerness")
 

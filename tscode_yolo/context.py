@@ -26,23 +26,28 @@ from torch import Tensor, nn
 from ultralytics.nn.modules.conv import Conv
 from ultralytics.utils.torch_utils import fuse_conv_and_bn
 
+from tscode_yolo.deform import DeformableConv
+
 GROUPS = 32  # of GroupNorm, as in the detectors the paper starts from
 
 
 class LevelConv(nn.Module):
-    """Conv, norm, SiLU, where the conv is shared by all levels and the BatchNorm is not.
+    """Conv, norm, activation, where the conv is shared by all levels and the BatchNorm is not.
 
     A BatchNorm shared by levels normalises each call by its own level in training and all of them by a mixture in
     evaluation. Separate norms close that gap (RTMDet, arXiv:2212.07784, Section 3.3); GroupNorm has none, and is
     shared as in the paper.
     """
 
-    def __init__(self, c1: int, c2: int, k: int, s: int, g: int, act: bool, norm: str, levels: int):
+    def __init__(
+        self, c1: int, c2: int, k: int, s: int, kind: str, act: nn.Module, norm: str, levels: int, bias: bool = False
+    ):
         super().__init__()
-        self.conv: Any = nn.Conv2d(c1, c2, k, s, k // 2, groups=g, bias=False)
+        conv = DeformableConv if kind == "deformable" else nn.Conv2d
+        self.conv: Any = conv(c1, c2, k, s, k // 2, groups=c1 if kind == "depthwise" else 1, bias=bias)
         norms = [nn.GroupNorm(GROUPS, c2)] if norm == "gn" else [nn.BatchNorm2d(c2) for _ in range(levels)]
         self.norms: nn.ModuleList | None = nn.ModuleList(norms)
-        self.act = Conv.default_act if act else nn.Identity()
+        self.act = act
 
     def forward(self, x: Tensor, level: int = 0) -> Tensor:
         """(B, C1, H, W) of pyramid level `level` to (B, C2, H/s, W/s), rounded up."""
@@ -51,10 +56,22 @@ class LevelConv(nn.Module):
         return self.act(self.norms[level if len(self.norms) > 1 else 0](self.conv(x)))
 
     def fuse(self) -> None:
-        """Fold each level's BatchNorm into a conv of its own. GroupNorm depends on its input and stays."""
-        if self.norms is not None and isinstance(self.norms[0], nn.BatchNorm2d):
+        """Fold each level's BatchNorm into a conv of its own. GroupNorm, and what a deformable conv has, stays."""
+        if self.norms is not None and isinstance(self.norms[0], nn.BatchNorm2d) and type(self.conv) is nn.Conv2d:
             self.conv = nn.ModuleList(fuse_conv_and_bn(self.conv, bn) for bn in self.norms)
             self.norms = None
+
+
+class LevelScale(nn.Module):
+    """A learned factor per pyramid level, one at the start: what a tower shared by all levels cannot tell apart."""
+
+    def __init__(self, levels: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(levels))
+
+    def forward(self, x: Tensor, level: int) -> Tensor:
+        """(B, C, H, W) of pyramid level `level`, times that level's factor."""
+        return x * self.weight[level]
 
 
 class LevelSequential(nn.Sequential):
@@ -74,9 +91,10 @@ def conv_block(
     s: int = 1,
     *,
     kind: str = "dense",
-    act: bool = True,
+    act: str | None = "silu",
     norm: str = "bn",
     levels: int = 1,
+    bias: bool = False,
 ) -> nn.Module:
     """One conv with norm and activation, or its depthwise-separable form (kxk depthwise, then 1x1).
 
@@ -85,22 +103,26 @@ def conv_block(
         c2: output channels.
         k: odd kernel size.
         s: stride.
-        kind: "dense", "separable" or "depthwise" (then c1 = c2).
-        act: SiLU (the host's default activation) after the norm.
+        kind: "dense", "separable", "depthwise" (then c1 = c2) or "deformable".
+        act: what follows the norm: "silu" (the host's default activation), "relu" or None.
         norm: "bn" or "gn".
         levels: how many pyramid levels share the conv; each gets a BatchNorm of its own.
+        bias: give the conv a bias although a norm follows (FCOS has it).
     """
     if kind == "separable":
-        depthwise = _conv(c1, c1, k, s, c1, True, norm, levels)
-        return LevelSequential(depthwise, _conv(c1, c2, 1, 1, 1, act, norm, levels))
-    return _conv(c1, c2, k, s, c1 if kind == "depthwise" else 1, act, norm, levels)
+        depthwise = _conv(c1, c1, k, s, "depthwise", act, norm, levels, bias)
+        return LevelSequential(depthwise, _conv(c1, c2, 1, 1, "dense", act, norm, levels, bias))
+    return _conv(c1, c2, k, s, kind, act, norm, levels, bias)
 
 
-def _conv(c1: int, c2: int, k: int, s: int, g: int, act: bool, norm: str, levels: int) -> nn.Module:
+def _conv(
+    c1: int, c2: int, k: int, s: int, kind: str, act: str | None, norm: str, levels: int, bias: bool
+) -> nn.Module:
     """The host's own Conv where it does (it fuses it itself), LevelConv where levels share."""
-    if norm == "bn" and levels == 1:
-        return Conv(c1, c2, k, s, g=g, act=act)
-    return LevelConv(c1, c2, k, s, g, act, norm, levels)
+    activation = {"silu": Conv.default_act, "relu": nn.ReLU(), None: nn.Identity()}[act]
+    if norm == "bn" and levels == 1 and kind != "deformable" and not bias:
+        return Conv(c1, c2, k, s, g=c1 if kind == "depthwise" else 1, act=activation)
+    return LevelConv(c1, c2, k, s, kind, activation, norm, levels, bias)
 
 
 class Tower(LevelSequential):
@@ -117,12 +139,17 @@ class Tower(LevelSequential):
         out: int,
         *,
         kind: str = "dense",
+        last_kind: str | None = None,
+        act: str = "silu",
         norm: str = "bn",
         levels: int = 1,
+        bias: bool = False,
         pred_kernel: int = 1,
     ):
+        kinds = [kind] * (depth - 1) + [last_kind or kind]
         blocks = [
-            conv_block(c1 if i == 0 else width, width, 3, kind=kind, norm=norm, levels=levels) for i in range(depth)
+            conv_block(c1 if i == 0 else width, width, 3, kind=k, act=act, norm=norm, levels=levels, bias=bias)
+            for i, k in enumerate(kinds)
         ]
         body = blocks[1:]
         super().__init__(
@@ -172,6 +199,7 @@ class SemanticContextEncoding(nn.Module):
         kind: str = "dense",
         shared: bool = False,
         norm: str = "bn",
+        act: str = "silu",
         even_channels: bool = False,
     ):
         """Build the encoder.
@@ -185,6 +213,7 @@ class SemanticContextEncoding(nn.Module):
             kind: "dense" or "separable" stride-2 conv.
             shared: one stride-2 conv for all levels.
             norm: "bn" or "gn".
+            act: of the stride-2 conv, "silu" or "relu".
             even_channels: repeat DConv(P_L) at the coarsest level, for towers shared over levels.
         """
         super().__init__()
@@ -199,7 +228,7 @@ class SemanticContextEncoding(nn.Module):
             pairs = pairs[:1] if shared else pairs
             levels = n if shared else 1
             self.down = nn.ModuleList(
-                conv_block(c, w, kernel, 2, kind=kind, norm=norm, levels=levels) for c, w in pairs
+                conv_block(c, w, kernel, 2, kind=kind, act=act, norm=norm, levels=levels) for c, w in pairs
             )
         else:
             pool = {"avg": nn.AvgPool2d, "max": nn.MaxPool2d}[down]
@@ -245,6 +274,7 @@ class DetailPreservingEncoding(nn.Module):
         kind: str = "dense",
         shared: bool = False,
         norm: str = "bn",
+        act: str = "silu",
     ):
         """Build the encoder.
 
@@ -256,6 +286,7 @@ class DetailPreservingEncoding(nn.Module):
             kind: "dense" or "separable" stride-2 conv.
             shared: one stride-2 conv for all levels.
             norm: "bn" or "gn".
+            act: of the stride-2 conv, "silu" or "relu".
         """
         super().__init__()
         n = len(ch)
@@ -285,10 +316,11 @@ class DetailPreservingEncoding(nn.Module):
                 self.same_up = nn.ModuleList(project(i, added[i]) if added[i] else nn.Identity() for i in range(n))
             pairs = [(a, w) for a, w in zip(added, widths) if a]
             if shared:
-                self.detail = nn.ModuleList([conv_block(*pairs[0], 3, 2, kind=kind, norm=norm, levels=n)])
+                self.detail = nn.ModuleList([conv_block(*pairs[0], 3, 2, kind=kind, act=act, norm=norm, levels=n)])
             else:
                 self.detail = nn.ModuleList(
-                    conv_block(a, w, 3, 2, kind=kind, norm=norm) if a else nn.Identity() for a, w in zip(added, widths)
+                    conv_block(a, w, 3, 2, kind=kind, act=act, norm=norm) if a else nn.Identity()
+                    for a, w in zip(added, widths)
                 )
 
     def forward(self, pyramid: Sequence[Tensor], finer: Tensor | None = None) -> list[Tensor]:
@@ -327,7 +359,7 @@ class DetailPreservingEncoding(nn.Module):
 
 def _project(c1: int, c2: int, norm: str) -> nn.Module:
     """A linear 1x1 conv with norm that changes the channels, or nothing where they agree already."""
-    return nn.Identity() if c1 == c2 else conv_block(c1, c2, 1, act=False, norm=norm)
+    return nn.Identity() if c1 == c2 else conv_block(c1, c2, 1, act=None, norm=norm)
 
 
 def _at(modules: nn.ModuleList, level: int, x: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from tscode_yolo.context import GROUPS as GN_GROUPS
 from tscode_yolo.context import (
     DetailPreservingEncoding,
     LevelConv,
+    LevelScale,
     SemanticContextEncoding,
     Tower,
     conv_block,
@@ -34,7 +35,13 @@ from tscode_yolo.context import (
     run_level,
 )
 
-CONTEXT = ("sce", "dpe", "cls_skip", "quality")  # what forward_head gets beside the towers, where it exists
+CONTEXT = (
+    "sce",
+    "dpe",
+    "cls_skip",
+    "quality",
+    "box_scale",
+)  # what forward_head gets beside the towers, where it exists
 PRIOR = 0.01  # probability of a class at the start where a predictor serves all levels (focal loss, arXiv:1708.02002)
 
 
@@ -48,6 +55,7 @@ class TSCODEDetect(Detect):
         dpe: Detail-Preserving Encoding, or None when localisation reads the plain P_l.
         cls_skip: per level, full-size logits added to SCE's, or None.
         quality: per localisation tower, one logit per anchor point on how good its box is, or None.
+        box_scale: a factor of each level's box output, or None.
         one2one_sce, one2one_dpe, ...: twins of these in an end-to-end head.
     """
 
@@ -57,6 +65,7 @@ class TSCODEDetect(Detect):
     dpe: Any
     cls_skip: Any
     quality: Any
+    box_scale: Any
 
     def __init__(
         self,
@@ -92,14 +101,17 @@ class TSCODEDetect(Detect):
         self.finer = config.finer
         self.built = False  # True once the host has seen the inputs' sizes and set the strides
         self.score = config.score
-        self.sce = self.dpe = self.cls_skip = self.quality = None
+        self.dpe_neck = config.dpe_neck
+        self.sce = self.dpe = self.cls_skip = self.quality = self.box_scale = None
         box_width, cls_width = self.cv2[0][-1].in_channels, self.cv3[0][-1].in_channels  # the stock head's
-        if config.dpe or config.share_towers:
+        if config.dpe or config.share_towers or config.dcn:
             self._build_box_branch(config, levels, next(iter(ch)) if config.finer else None, box_width)
-        if config.sce or config.share_towers:
-            self._build_cls_branch(config, levels, cls_width)
+        if config.sce or config.share_towers or config.dcn or config.dpe_neck:
+            self._build_cls_branch(config, self.dpe.out_channels if config.dpe_neck else levels, cls_width)
         if config.quality != "none":
             self.quality = nn.ModuleList(nn.Conv2d(t[-1].in_channels, 1, 3, padding=1) for t in self.cv2)
+        if config.level_scale:
+            self.box_scale = LevelScale(len(levels))
         if end2end:
             for name in self._branch_names():
                 setattr(self, f"one2one_{name}", copy.deepcopy(getattr(self, name)))
@@ -116,6 +128,7 @@ class TSCODEDetect(Detect):
                 kind=config.down_conv,
                 shared=_can_share(config.share_down, ch, width, "dpe_width"),
                 norm=config.norm,
+                act=config.act,
             )
             ch = self.dpe.out_channels
         self.cv2 = self._towers(config, "box", ch, stock, 4 * self.reg_max)
@@ -126,7 +139,9 @@ class TSCODEDetect(Detect):
             width = _channels("sce_width", config.sce_width, stock, config.norm)
             if config.sce_skip:
                 self.cls_skip = nn.ModuleList(
-                    nn.Sequential(conv_block(c, c, 3, kind="depthwise"), nn.Conv2d(c, self.nc, 1, bias=False))
+                    nn.Sequential(
+                        conv_block(c, c, 3, kind="depthwise", act=config.act), nn.Conv2d(c, self.nc, 1, bias=False)
+                    )
                     for c in ch
                 )
             self.sce = SemanticContextEncoding(
@@ -138,6 +153,7 @@ class TSCODEDetect(Detect):
                 kind=config.down_conv,
                 shared=_can_share(config.share_down, ch, width, "sce_width"),
                 norm=config.norm,
+                act=config.act,
                 even_channels=config.share_towers,
             )
             ch = self.sce.out_channels
@@ -155,8 +171,11 @@ class TSCODEDetect(Detect):
                 options[f"{branch}_depth"],
                 out,
                 kind=options[f"{branch}_conv"],
+                last_kind="deformable" if config.dcn else None,
+                act=config.act,
                 norm=config.norm,
                 levels=len(ch) if shared else 1,
+                bias=config.tower_bias,
                 pred_kernel=config.pred_kernel,
             )
             for c in (ch[:1] if shared else ch)
@@ -189,6 +208,7 @@ class TSCODEDetect(Detect):
         dpe: DetailPreservingEncoding | None = None,
         cls_skip: nn.ModuleList | None = None,
         quality: nn.ModuleList | None = None,
+        box_scale: LevelScale | None = None,
     ) -> dict[str, Any]:
         """Predict with one set of branches.
 
@@ -200,6 +220,7 @@ class TSCODEDetect(Detect):
             dpe: context of localisation, or None.
             cls_skip: full-size logits per level, or None.
             quality: predictors on the localisation towers, or None.
+            box_scale: factor of each level's boxes, or None.
 
         Returns:
             boxes (B, 4 reg_max, A) as distances in strides or their DFL logits, scores (B, nc, A) before the sigmoid,
@@ -211,17 +232,21 @@ class TSCODEDetect(Detect):
         levels = list(x[-self.nl :])
         if not self.built:
             self._check_inputs(x)
-        loc = levels if dpe is None else dpe(levels, x[0] if self.finer else None)
-        loc = [_features(box_head, g, i) for i, g in enumerate(loc)]
-        preds: dict[str, Any] = {"boxes": _flat(_at(box_head, i)[-1](g) for i, g in enumerate(loc)), "feats": levels}
+        detail = levels if dpe is None else dpe(levels, x[0] if self.finer else None)
+        loc = [_features(box_head, g, i) for i, g in enumerate(detail)]
+        boxes = [_at(box_head, i)[-1](g) for i, g in enumerate(loc)]
+        if box_scale is not None:
+            boxes = [box_scale(b, i) for i, b in enumerate(boxes)]
+        preds: dict[str, Any] = {"boxes": _flat(boxes), "feats": levels}
         if quality is not None:
             preds["quality"] = _flat(_at(quality, i)(g) for i, g in enumerate(loc))
-        sem = levels if sce is None else sce(levels)
+        base = detail if self.dpe_neck else levels
+        sem = base if sce is None else sce(base)
         scores = [_at(cls_head, i)[-1](_features(cls_head, g, i)) for i, g in enumerate(sem)]
         if sce is not None:
             scores = [rearrange_quadrants(s, p) for s, p in zip(scores, levels)]
         if cls_skip is not None:
-            scores = [s + skip(p) for s, skip, p in zip(scores, cls_skip, levels)]
+            scores = [s + skip(p) for s, skip, p in zip(scores, cls_skip, base)]
         return {**preds, "scores": _flat(scores)}
 
     def _inference(self, x: dict[str, Any]) -> Tensor:
@@ -276,7 +301,7 @@ class TSCODEDetect(Detect):
         """Drop the branches inference does not use, and fold shared convs with their norms."""
         super().fuse()
         if self.cv2 is None:
-            self.sce = self.dpe = self.cls_skip = self.quality = None
+            self.sce = self.dpe = self.cls_skip = self.quality = self.box_scale = None
         for module in list(self.modules()):
             if isinstance(module, LevelConv):
                 module.fuse()
@@ -313,9 +338,9 @@ class TSCODEDetect(Detect):
         super().__setstate__(state)
 
     def extra_repr(self) -> str:
-        """The options that differ from the defaults."""
+        """Classes, and the options that differ from the defaults."""
         default = HeadConfig().as_dict()
-        return ", ".join(f"{k}={v}" for k, v in self.options.items() if v != default[k])
+        return ", ".join([f"nc={self.nc}", *(f"{k}={v}" for k, v in self.options.items() if v != default[k])])
 
 
 def _at(modules: Any, level: int) -> Any:

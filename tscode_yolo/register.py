@@ -17,7 +17,7 @@ from typing import Any
 from tscode_yolo.config import HeadConfig, cfg_path
 
 SUPPORTED = ((8, 4, 0), (9, 0, 0))  # ultralytics, first excluded last
-NAME = "TSCODEDetect"  # in the model YAMLs
+NAME, FPN = "TSCODEDetect", "TorchvisionFPN"  # in the model YAMLs
 
 _originals: dict[tuple[str, str], Any] = {}  # (module, attribute path) -> what the host had there
 _warned: set[str] = set()
@@ -39,24 +39,61 @@ def _head_of(model: Any) -> Any:
 
 
 def _parse_model(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Let the host build a stock Detect where a YAML names our head, then put ours in its place."""
+    """Let the host build a stock layer where a YAML names one of ours, then put ours in its place."""
 
     @functools.wraps(original)
     def parse_model(d: dict[str, Any], ch: int, verbose: bool = True) -> Any:
+        fpn = _build_fpn(d, ch)
         rows = d["head"]
         ours = [i for i, row in enumerate(rows) if row[2] == NAME]
-        if not ours:
+        if fpn is None and not ours:
             return original(d, ch, verbose)
-        if ours != [len(rows) - 1]:
+        if fpn is not None:
+            d = {**d, "backbone": [[-1, 1, "nn.Identity", []], *d["backbone"][1:]]}
+        if ours and ours != [len(rows) - 1]:
             raise ValueError(f"{_yaml_name(d)}: {NAME} must be the last row of `head:`, and the only one of its kind")
-        args, options = _split_row(rows[-1], d)
-        config = HeadConfig.from_mapping(d.get("tscode"), options)
-        stock_row = [*rows[-1][:2], "Detect", args]
-        layers, save = original({**d, "head": [*rows[:-1], stock_row]}, ch, verbose)
-        layers[-1] = _build_head(layers[-1], config, d, verbose)
+        if ours:
+            config, rows = _stock_rows(d, fpn)
+        layers, save = original({**d, "head": rows}, ch, verbose)
+        if fpn is not None:
+            layers[0] = _in_place_of(layers[0], fpn, verbose)
+        if ours:
+            layers[-1] = _in_place_of(layers[-1], _build_head(layers[-1], config, d), verbose)
         return layers, save
 
     return parse_model
+
+
+def _build_fpn(d: Mapping[str, Any], ch: int) -> Any:
+    """The backbone with pyramid that the YAML's first row names, or None."""
+    rows = [row for row in (*d["backbone"], *d["head"]) if row[2] == FPN]
+    if not rows:
+        return None
+    if len(rows) > 1 or rows[0] is not d["backbone"][0]:
+        raise ValueError(f"{_yaml_name(d)}: {FPN} must be the first row of `backbone:`, and the only one of its kind")
+    from tscode_yolo.fpn import TorchvisionFPN
+
+    try:
+        return TorchvisionFPN.from_row(rows[0][3], ch)
+    except ValueError as e:
+        raise ValueError(f"{_yaml_name(d)}: {e}") from None
+
+
+def _stock_rows(d: Mapping[str, Any], fpn: Any) -> tuple[HeadConfig, list[Any]]:
+    """Our head's options, and `head:` with a stock row in its place.
+
+    A head that reads a pyramid layer as a whole gets the host's Index rows that hand out its maps one by one.
+    """
+    *rows, (source, number, _, args) = d["head"]
+    at = len(d["backbone"]) + len(rows)  # layer number of the head
+    whole = fpn is not None and isinstance(source, int) and source % at == 0
+    args, options = _split_row([[0] * 2 if whole else source, number, NAME, args], d)
+    config = HeadConfig.from_mapping(d.get("tscode"), options)
+    if whole:
+        maps = list(enumerate(fpn.out_channels))[not config.finer :]
+        rows += [[0, 1, "Index", [channels, i]] for i, channels in maps]
+        source = list(range(at, at + len(maps)))
+    return config, [*rows, [source, number, "Detect", args]]
 
 
 def _split_row(row: list[Any], d: Mapping[str, Any]) -> tuple[list[Any], Mapping[str, Any] | None]:
@@ -75,23 +112,28 @@ def _split_row(row: list[Any], d: Mapping[str, Any]) -> tuple[list[Any], Mapping
     return args, options
 
 
-def _build_head(stub: Any, config: HeadConfig, d: Mapping[str, Any], verbose: bool) -> Any:
-    """Our head with the stock head's place, inputs and settings."""
-    from ultralytics.utils import LOGGER
-
+def _build_head(stub: Any, config: HeadConfig, d: Mapping[str, Any]) -> Any:
+    """Our head with the stock head's inputs and settings."""
     from tscode_yolo.head import TSCODEDetect
 
     ch = [tower[0].conv.in_channels for tower in stub.cv2]
     end2end = getattr(stub, "one2one_cv2", None) is not None
     try:
-        head: Any = TSCODEDetect(stub.nc, stub.reg_max, end2end, ch, config.as_dict())
+        return TSCODEDetect(stub.nc, stub.reg_max, end2end, ch, config.as_dict())
     except ValueError as e:
         raise ValueError(f"{_yaml_name(d)}: {e}") from None
-    head.i, head.f, head.type = stub.i, stub.f, f"{TSCODEDetect.__module__}.{NAME}"
-    head.np = sum(p.numel() for p in head.parameters())
+
+
+def _in_place_of(stub: Any, module: Any, verbose: bool) -> Any:
+    """Our module with the number, inputs and log line of the host's layer it replaces."""
+    from ultralytics.utils import LOGGER
+
+    module.i, module.f, module.type = stub.i, stub.f, f"{type(module).__module__}.{type(module).__name__}"
+    module.np = sum(p.numel() for p in module.parameters())
     if verbose:
-        LOGGER.info(f"{head.i:>3}{head.f!s:>20}{1:>3}{head.np:10.0f}  {head.type:<45}[{stub.nc}, {head.extra_repr()}]")
-    return head
+        shown = f"{module.i:>3}{module.f!s:>20}{1:>3}{module.np:10.0f}  {module.type:<45}"
+        LOGGER.info(f"{shown}[{module.extra_repr()}]")
+    return module
 
 
 def _yaml_name(d: Mapping[str, Any]) -> str:
@@ -293,7 +335,8 @@ def _allow_safe_load() -> None:
     """Let ``torch.load(weights_only=True)`` (ULTRALYTICS_SAFE_LOAD=1) build our modules."""
     import torch
 
-    from tscode_yolo import context, head
+    from tscode_yolo import context, deform, fpn, head
 
-    classes = [c for m in (context, head) for c in vars(m).values() if isinstance(c, type)]
-    torch.serialization.add_safe_globals([c for c in classes if c.__module__.startswith("tscode_yolo.")])
+    classes = [c for m in (context, deform, fpn, head) for c in vars(m).values() if isinstance(c, type)]
+    ours = [c for c in classes if c.__module__.startswith("tscode_yolo.")]
+    torch.serialization.add_safe_globals([*ours, *fpn.PICKLED])

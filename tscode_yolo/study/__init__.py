@@ -1,0 +1,1 @@
+"""Knowing: cost, paired comparisons, ablations and the tables of the paper."""
