@@ -276,3 +276,11 @@ def test_gradients_reach_the_stem_and_every_head_parameter():
     missing = [n for n, p in model.model[-1].named_parameters() if p.grad is None and "dfl" not in n]
     assert not missing
     assert all(not isinstance(m, nn.SiLU) for m in model.modules())
+
+
+def test_the_log_names_the_layer_and_its_options(caplog, monkeypatch):
+    monkeypatch.setattr(LOGGER, "propagate", True)
+    with caplog.at_level(logging.INFO):
+        tasks.parse_model(small(pafpn=True), ch=3, verbose=True)
+    assert "tscode_yolo.fpn.TorchvisionFPN" in caplog.text
+    assert "[resnet18, weights=None, pafpn]" in caplog.text

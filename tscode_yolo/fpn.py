@@ -99,6 +99,8 @@ class TorchvisionFPN(nn.Module):
         self.bottom_up = BottomUp() if pafpn else None
         self.coarser = LastLevelP6P7(WIDTH, WIDTH)
         self.norm_eval = norm_eval
+        switches = {"stride_in_1x1": stride_in_1x1, "pafpn": pafpn, "dcn": dcn}
+        self.description = ", ".join([backbone, f"weights={weights}", *(name for name, on in switches.items() if on)])
         self.out_channels = [c5 // 8] + [WIDTH] * 5
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
@@ -127,6 +129,10 @@ class TorchvisionFPN(nn.Module):
                 if isinstance(module, BackboneNorm):
                     module.eval()
         return self
+
+    def extra_repr(self) -> str:
+        """The backbone and what it was asked for."""
+        return self.description
 
     @classmethod
     def from_row(cls, args: list[Any], ch: int) -> TorchvisionFPN:
