@@ -7,8 +7,19 @@ from tscode_yolo import __version__, cli, doctor
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("640", 640), ("0.5", 0.5), ("True", True), ("false", False), ("None", None), ("best.pt", "best.pt")]
-    + [("[1, 2]", [1, 2]), ("onnx,openvino", "onnx,openvino"), ("1,2", "1,2"), ("a=b", "a=b"), ("", "")],
+    [
+        ("640", 640),
+        ("0.5", 0.5),
+        ("True", True),
+        ("false", False),
+        ("None", None),
+        ("best.pt", "best.pt"),
+        ("[1, 2]", [1, 2]),
+        ("onnx,openvino", "onnx,openvino"),
+        ("1,2", "1,2"),
+        ("a=b", "a=b"),
+        ("", ""),
+    ],
 )
 def test_values_are_read_in_the_hosts_style(text, value):
     assert cli.parse([f"key={text}"]) == {"key": value}

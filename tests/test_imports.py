@@ -26,12 +26,8 @@ def imported_rooms(path: Path) -> set[str]:
     rooms = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "tscode_yolo":
-            below = node.module.split(".")[1:2]
-            rooms |= (
-                set(below)
-                if below
-                else {a.name for a in node.names if (PACKAGE / a.name).exists() or (PACKAGE / f"{a.name}.py").exists()}
-            )
+            names = node.module.split(".")[1:2] or [a.name for a in node.names]  # `from tscode_yolo import context`
+            rooms |= {n for n in names if (PACKAGE / n).is_dir() or (PACKAGE / f"{n}.py").is_file()}
         elif isinstance(node, ast.Import):
             rooms |= {a.name.split(".")[1] for a in node.names if a.name.startswith("tscode_yolo.")}
     return rooms
