@@ -22,6 +22,7 @@ import tscode_yolo
 
 REPO = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("TSCODE_SHARED", REPO.parent / "shared"))
+torch.set_num_threads(1)  # these models are tiny: threads cost more than they bring
 CHANNELS = (16, 24, 32, 40)  # of C2, P3, P4, P5 in unit tests: all different, so that a mix-up shows
 
 
@@ -95,7 +96,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(*command: object, cwd: Path, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
     """Run a command in a fresh process with this environment's programs first on the PATH."""
     bin_dir = Path(sys.executable).parent
-    environment = {**os.environ, "PATH": f"{bin_dir}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "2", **env}
+    environment = {**os.environ, "PATH": f"{bin_dir}{os.pathsep}{os.environ['PATH']}", **env}
     done = subprocess.run(
         [str(c) for c in command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=900, check=False
     )
