@@ -12,11 +12,14 @@ PACKAGE = Path(tscode_yolo.__file__).parent
 ALLOWED = {
     "config": set(),
     "shapes": set(),
-    "context": set(),
+    "deform": set(),
+    "context": {"deform"},
     "head": {"config", "context"},
     "transfer": set(),
-    "register": {"config", "context", "head", "transfer"},
+    "fpn": {"config", "deform"},
+    "register": {"config", "context", "deform", "fpn", "head", "transfer"},
     "doctor": {"config", "register"},
+    "study": {"config", "register"},
     "cli": {"config"},
     "__init__": {"register"},
 }
