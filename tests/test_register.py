@@ -165,18 +165,18 @@ PROBE = "from ultralytics.nn import tasks; print(hasattr(tasks.parse_model, '__w
 
 @pytest.mark.parametrize("order", ["import tscode_yolo; ", "import ultralytics.nn.tasks, tscode_yolo; "])
 def test_importing_us_before_or_after_the_host_plugs_in(order, tmp_path):
-    assert fresh_python(order + PROBE, tmp_path, PYTHONPATH=str(REPO)) == "True"
+    assert fresh_python(order + PROBE, tmp_path, PYTHONPATH=str(REPO)).splitlines()[-1] == "True"
 
 
 def test_importing_our_modules_first_plugs_in(tmp_path):
     code = "import tscode_yolo.head; " + PROBE
-    assert fresh_python(code, tmp_path, PYTHONPATH=str(REPO)) == "True"
+    assert fresh_python(code, tmp_path, PYTHONPATH=str(REPO)).splitlines()[-1] == "True"
 
 
 def test_autoload_can_be_switched_off(tmp_path):
     code = "import tscode_yolo; " + PROBE
     path = str(REPO)
-    assert fresh_python(code, tmp_path, PYTHONPATH=path, TSCODE_YOLO_AUTOLOAD="0") == "False"
+    assert fresh_python(code, tmp_path, PYTHONPATH=path, TSCODE_YOLO_AUTOLOAD="0").splitlines()[-1] == "False"
 
 
 def test_a_failure_of_ours_warns_and_leaves_the_host_working(tmp_path):
@@ -187,7 +187,7 @@ def test_a_failure_of_ours_warns_and_leaves_the_host_working(tmp_path):
         "print(any('could not plug itself' in str(x.message) for x in w), tasks.DetectionModel.__name__)"
     )
     path = str(REPO)
-    assert fresh_python(code, tmp_path, PYTHONPATH=path) == "True DetectionModel"
+    assert fresh_python(code, tmp_path, PYTHONPATH=path).splitlines()[-1] == "True DetectionModel"
 
 
 def test_the_import_at_interpreter_start_loads_nothing_heavy(tmp_path):
