@@ -1,7 +1,7 @@
 """From the tables of one model to every number of the report, with intervals.
 
-``Numbers`` maps a name to (B, S) values: B weightings of the images (the first is all ones), S strata: overall, then the
-classes, then small, medium, large. A number that makes no sense in a stratum is NaN there.
+``Numbers`` maps a name to (B, S) values: B weightings of the images (the first is all ones), S strata: overall, then
+the classes, then small, medium, large. A number that makes no sense in a stratum is NaN there.
 """
 
 from __future__ import annotations

@@ -133,9 +133,9 @@ class Detector:
                 f"expected a detection model with a Detect head (a .pt of task 'detect'), got task {host.task!r} with "
                 f"{type(head).__name__}; RT-DETR and exported formats have no anchor points to look at"
             )
-        self.name = str(getattr(host, "ckpt_path", None) or (model if isinstance(model, str) else "model"))
-        self.device = select_device(device, verbose=False)
-        self.net = copy.deepcopy(net).to(self.device).float().eval()
+        self.name: str = str(getattr(host, "ckpt_path", None) or (model if isinstance(model, str) else "model"))
+        self.device: torch.device = select_device(device, verbose=False)
+        self.net: Any = copy.deepcopy(net).to(self.device).float().eval()
         self.head: Any = self.net.model[-1]
         if end2end is not None:
             if end2end and getattr(self.head, "one2one_cv2", None) is None:
@@ -144,11 +144,11 @@ class Detector:
         for parameter in self.net.parameters():
             parameter.requires_grad_(False)
         self.net.fuse(verbose=False)
-        self.end2end = bool(self.head.end2end)
+        self.end2end: bool = bool(self.head.end2end)
         self.names: dict[int, str] = dict(self.net.names)
-        self.stride = max(int(self.head.stride.max()), 32)
-        self.imgsz = math.ceil(imgsz / self.stride) * self.stride
-        self.rect = rect
+        self.stride: int = max(int(self.head.stride.max()), 32)
+        self.imgsz: int = math.ceil(imgsz / self.stride) * self.stride
+        self.rect: bool = rect
 
     def decode(self, output: Any) -> tuple[Tensor, Tensor]:
         """Turn the network's output into (B, A, 4) xyxy in input pixels and (B, A, K) scores."""
@@ -160,7 +160,7 @@ class Detector:
             boxes = xywh2xyxy(boxes)
         return boxes, scores
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: the head caches its anchors, and the gradient maps need them
     def __call__(self, images: list[np.ndarray], frames: list[Frame]) -> list[Raw]:
         """Predict on padded images of one shape.
 

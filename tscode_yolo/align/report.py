@@ -92,7 +92,8 @@ def build(collection: Collection, settings: Settings, draws: int = 200, seed: in
         seed: of the replicates.
 
     Returns:
-        ``data``, ``models`` (overall, sizes, classes, plots), ``difference`` (first minus second model) and ``settings``.
+        ``data``, ``models`` (overall, sizes, classes, plots), ``difference`` (first minus second model),
+        ``settings`` and ``versions``.
     """
     images = collection.source.counts["images_read"]
     names = collection.collectors[0].detector.names
