@@ -1,6 +1,6 @@
 """What each branch looks at: gradient maps for the class score and for the box of one object, separately.
 
-At the head's inputs (the predicted pyramid levels, seen through a forward pre-hook) a map is the sum over channels of
+At the head's inputs (the pyramid levels, a finer extra input included) a map is the sum over channels of
 activation times gradient: HiResCAM (Draelos and Carin, arXiv:2011.08891), i.e. Grad-CAM (arXiv:1610.02391) without
 averaging the gradient over the whole map first, which would smear one anchor point's evidence over the image.
 
@@ -21,8 +21,9 @@ import cv2
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 
+from .figures import GREEN, ORANGE, crop_window, draw_box
 from .predict import Detector, Frame, letterbox, to_tensor
 
 BRANCHES = ("class", "box")
@@ -64,45 +65,63 @@ def branch_maps(
         RuntimeError: no gradient reaches the head's inputs (Ultralytics 8.4.0 detaches the one-to-one branch).
     """
     padded, frame = letterbox(image, detector.imgsz, detector.stride, detector.rect)
-    seen: list[Tensor] = []
+    inputs: list[Tensor] = []
+    leaves: list[Tensor] = []
 
-    def remember(_: Any, inputs: tuple[Any, ...]) -> None:
-        seen[:] = list(inputs[0])
+    def cut(_: Any, args: tuple[Any, ...]) -> tuple[list[Tensor]]:
+        # Leaves of their own: else the gradient at P3 would hold the neck's paths from P3 to P4 and P5 as well.
+        inputs[:] = args[0]
+        leaves[:] = [f.detach().requires_grad_(True) for f in args[0]]
+        return (list(leaves),)
 
-    handle = detector.head.register_forward_pre_hook(remember)
+    # The plain Module method, so that a head that hides its extra finer input from hooks shows all its inputs here.
+    handle = nn.Module.register_forward_pre_hook(detector.head, cut)
     try:
         with torch.enable_grad():
             pixels = to_tensor([padded], detector.device).requires_grad_(True)
             boxes, scores = detector.decode(detector.net(pixels))
             targets = {"class": [torch.logit(scores[0, anchor, label], eps=1e-6)], "box": list(boxes[0, anchor])}
-            return {name: _maps(targets[name], seen, pixels, frame, truth, signed=name == "class") for name in BRANCHES}
+            return {
+                name: _maps([_gradients(t, leaves, inputs, pixels) for t in targets[name]], leaves, frame, truth, name)
+                for name in BRANCHES
+            }
     finally:
         handle.remove()
 
 
+def _gradients(
+    target: Tensor, leaves: list[Tensor], inputs: list[Tensor], pixels: Tensor
+) -> tuple[list[Tensor | None], Tensor]:
+    """Gradient of one scalar at each of the head's inputs (None where it does not depend on it) and at the pixels."""
+    grads: list[Tensor | None] = list(torch.autograd.grad(target, leaves, retain_graph=True, allow_unused=True))
+    used = [(f, g) for f, g in zip(inputs, grads, strict=True) if g is not None]
+    if not used:
+        raise RuntimeError(
+            "expected gradients at the head's inputs, got none: this Ultralytics version detaches the one-to-one "
+            "branch; pass end2end=false, or use a newer ultralytics"
+        )
+    feats, outer = zip(*used, strict=True)
+    return grads, torch.autograd.grad(feats, pixels, outer, retain_graph=True)[0]
+
+
 def _maps(
-    targets: list[Tensor], feats: list[Tensor], pixels: Tensor, frame: Frame, truth: np.ndarray, signed: bool
+    gradients: list[tuple[list[Tensor | None], Tensor]],
+    feats: list[Tensor],
+    frame: Frame,
+    truth: np.ndarray,
+    branch: str,
 ) -> BranchMaps:
     """Evidence of several scalars (one logit, or four sides), added up."""
-    size, stride = frame.shape, {}
+    size = frame.shape
     total = [np.zeros(tuple(f.shape[2:])) for f in feats]
     saliency = np.zeros(size)
-    for target in targets:
-        grads = torch.autograd.grad(target, [*feats, pixels], retain_graph=True, allow_unused=True)
-        if all(g is None for g in grads[:-1]):
-            raise RuntimeError(
-                "expected gradients at the head's inputs, got none: this Ultralytics version detaches the one-to-one "
-                "branch; pass end2end=false, or use a newer ultralytics"
-            )
-        for i, (feat, grad) in enumerate(zip(feats, grads[:-1], strict=True)):
+    for grads, at_pixels in gradients:
+        saliency += at_pixels.abs().sum(1)[0].cpu().numpy()
+        for i, (feat, grad) in enumerate(zip(feats, grads, strict=True)):
             if grad is not None:
-                evidence = (feat * grad).sum(1)[0]
-                total[i] += (evidence.relu() if signed else evidence.abs()).detach().cpu().numpy()
-        if grads[-1] is not None:
-            saliency += grads[-1].abs().sum(1)[0].cpu().numpy()
-    for f in feats:
-        stride[round(size[1] / f.shape[3])] = 0.0
-    amount = {s: float(t.sum()) for s, t in zip(stride, total, strict=True)}
+                evidence = (feat * grad).sum(1)[0].detach()
+                total[i] += (evidence.relu() if branch == "class" else evidence.abs()).cpu().numpy()
+    amount = {round(size[1] / f.shape[3]): float(t.sum()) for f, t in zip(feats, total, strict=True)}
     whole = sum(amount.values())
     heat = sum((cv2.resize(t, size[::-1], interpolation=cv2.INTER_LINEAR) for t in total), np.zeros(size))
     smooth = cv2.GaussianBlur(saliency, (0, 0), sigmaX=max(size) / 100)
@@ -142,9 +161,7 @@ def draw_maps(image: np.ndarray, box: np.ndarray, truth: np.ndarray, maps: dict[
     Returns:
         The figure.
     """
-    from .figures import GREEN, ORANGE, _box, _crop
-
-    window = _crop(image.shape[:2], np.stack([box, truth]), margin=0.9)
+    window = crop_window(image.shape[:2], np.stack([box, truth]), margin=0.9)
     aspect = min(max((window[3] - window[1]) / (window[2] - window[0]), 0.4), 1.6)
     figure = Figure(figsize=(9, 9 * aspect + 0.9), dpi=100, layout="constrained")
     figure.suptitle(title, fontsize=10)
@@ -157,8 +174,8 @@ def draw_maps(image: np.ndarray, box: np.ndarray, truth: np.ndarray, maps: dict[
             axes = grid[line, column]
             axes.imshow(image[..., ::-1])
             axes.imshow(heat, cmap="inferno", alpha=0.25 + 0.6 * heat)
-            _box(axes, truth, GREEN)
-            _box(axes, box, ORANGE, dashed=True)
+            draw_box(axes, truth, GREEN)
+            draw_box(axes, box, ORANGE, dashed=True)
             axes.set(xlim=(window[0], window[2]), ylim=(window[3], window[1]), xticks=[], yticks=[])
             axes.set_title(text, fontsize=9)
     return figure

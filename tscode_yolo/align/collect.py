@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from ultralytics.utils import TQDM
 
-from .match import SIZES, Candidates, Matches, candidates, match, own, pairwise_iou, suppress
+from .match import FOUND_IOU, SIZES, Candidates, Matches, candidates, match, own, pairwise_iou, suppress
 from .objects import OBJECT_ROW, examine
 from .oracle import ORACLES, rescore
 from .predict import Detector, Frame, Raw, batches
@@ -68,7 +68,7 @@ class View:
 
     Attributes:
         row: the object's row of ``OBJECT_ROW``.
-        best: (4,) xyxy of the best-IoU raw box, or None when no box touches the object.
+        best: (4,) xyxy of the best-IoU raw box, or None when no box finds the object.
         top: (3, 6) xyxy, score, IoU of the three best scores among its candidates (fewer if there are fewer).
         final: (D, 6) xyxy, score, class after NMS.
     """
@@ -107,7 +107,7 @@ class Finding:
         boxes, final = self.raw.clipped, self.final
         shown = np.column_stack([boxes[self.pairs.anchor[final]], self.pairs.score[final], self.pairs.cls[final]])
         who, overlap = own(boxes, self.objects).by_class[int(row["cls"])]
-        members = np.flatnonzero((who == g) & (overlap > 0))
+        members = np.flatnonzero((who == g) & (overlap >= FOUND_IOU))
         order = members[np.argsort(-self.raw.scores[members, row["cls"]], kind="stable")[:3]]
         top = np.column_stack([boxes[order], self.raw.scores[order, row["cls"]], overlap[order]])
         return View(row.copy(), boxes[row["best"]] if row["best"] >= 0 else None, top, shown)

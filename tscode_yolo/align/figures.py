@@ -23,52 +23,61 @@ MODEL_COLOURS = ("#1c7ed6", "#868e96")  # the model, the baseline
 SHOWN_SCORE = 0.25  # the host's default when it draws predictions
 
 
-def _crop(size: tuple[int, int], boxes: np.ndarray, margin: float = 0.35) -> tuple[float, float, float, float]:
-    """A window (x1, y1, x2, y2) around boxes (N, 4) with some margin, inside an image of (height, width)."""
+def crop_window(size: tuple[int, int], boxes: np.ndarray, margin: float = 0.35) -> tuple[float, float, float, float]:
+    """A window (x1, y1, x2, y2) around boxes (N, 4) with some margin, no taller than wide where the image allows.
+
+    Args:
+        size: (height, width) of the image.
+        boxes: (N, 4) xyxy in pixels.
+        margin: of the longer side of all boxes together.
+
+    Returns:
+        The window, inside the image.
+    """
+    height, width = size
     low, high = boxes[:, :2].min(0), boxes[:, 2:].max(0)
-    pad = np.maximum((high - low).max() * margin, 16)
-    low, high = np.maximum(low - pad, 0), np.minimum(high + pad, size[::-1])
-    return float(low[0]), float(low[1]), float(high[0]), float(high[1])
+    pad = max((high - low).max() * margin, 16)
+    (x1, y1), (x2, y2) = np.maximum(low - pad, 0), np.minimum(high + pad, (width, height))
+    wanted = min(y2 - y1, width)
+    if x2 - x1 < wanted:
+        x1 = min(max((x1 + x2 - wanted) / 2, 0), width - wanted)
+        x2 = x1 + wanted
+    return float(x1), float(y1), float(x2), float(y2)
 
 
-def _box(axes: Axes, box: np.ndarray, colour: str, label: str = "", dashed: bool = False, place: int = 0) -> None:
+def draw_box(axes: Axes, box: np.ndarray, colour: str, label: str = "", dashed: bool = False, line: int = 0) -> None:
+    """Draw a box (4,) xyxy; its label goes under the picture, on the given line, so that it hides nothing."""
     x1, y1, x2, y2 = box
     style = "--" if dashed else "-"
     axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=2, linestyle=style))
     if label:
-        axes.text(
-            0.015,
-            0.985 - 0.085 * place,
-            label,
-            transform=axes.transAxes,
-            va="top",
-            fontsize=9,
-            color="white",
-            bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.5},
-        )
+        axes.annotate(
+            label, (0, 0), (2, -6 - 17 * line), xycoords="axes fraction", textcoords="offset points", va="top",
+            fontsize=9.5, color="white", bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.8},
+        )  # fmt: skip
 
 
 def _before(axes: Axes, view: View) -> None:
     for i, (*box, score, iou) in reversed(list(enumerate(view.top))):
-        _box(axes, np.array(box), TOP_COLOURS[i], f"score #{i + 1}: {score:.2f}, IoU {iou:.2f}", place=i + 1)
+        draw_box(axes, np.array(box), TOP_COLOURS[i], f"score #{i + 1}: {score:.2f}, IoU {iou:.2f}", line=i + 1)
     if view.best is not None:
         row = view.row
         rank = "" if np.isnan(row["rank"]) else f", score rank {int(row['rank'])}"
         label = f"best IoU {row['best_iou']:.2f}: score {row['best_score']:.2f}{rank}"
-        _box(axes, view.best, GREEN, label, place=0)
+        draw_box(axes, view.best, GREEN, label, line=0)
 
 
 def _after(axes: Axes, example: Example, view: View) -> None:
     for other in example.others:
-        _box(axes, other, GREEN, dashed=True)
+        draw_box(axes, other, GREEN, dashed=True)
     mine = view.final[(view.final[:, 5] == example.label) & (view.final[:, 4] >= SHOWN_SCORE)]
     for box in mine:
-        _box(axes, box[:4], ORANGE)
+        draw_box(axes, box[:4], ORANGE)
     overlap = pairwise_iou(mine[:, :4], example.truth[None])[:, 0]
     if len(mine) and overlap.max() > 0:
         kept = mine[overlap.argmax()]
-        _box(axes, kept[:4], ORANGE, f"kept: score {kept[4]:.2f}, IoU {overlap.max():.2f}", place=1)
-    _box(axes, example.truth, GREEN, "ground truth", place=0)
+        draw_box(axes, kept[:4], ORANGE, f"kept: score {kept[4]:.2f}, IoU {overlap.max():.2f}", line=1)
+    draw_box(axes, example.truth, GREEN, "ground truth", line=0)
 
 
 def draw_example(example: Example, models: list[str], names: dict[int, str]) -> Figure:
@@ -89,9 +98,9 @@ def draw_example(example: Example, models: list[str], names: dict[int, str]) -> 
     if image is None:
         raise FileNotFoundError(f"expected the image {example.path}, which was read before, got nothing")
     boxes = [example.truth[None], *(v.top[:, :4] for v in example.views)]
-    x1, y1, x2, y2 = _crop(image.shape[:2], np.concatenate(boxes))
+    x1, y1, x2, y2 = crop_window(image.shape[:2], np.concatenate(boxes))
     aspect = min(max((y2 - y1) / (x2 - x1), 0.4), 1.6)
-    figure = Figure(figsize=(9, 4.5 * aspect * len(models) + 0.35 * len(models)), dpi=100, layout="constrained")
+    figure = Figure(figsize=(9, (4.5 * aspect + 1.35) * len(models)), dpi=100, layout="constrained")
     grid = figure.subplots(len(models), 2, squeeze=False)
     for row, name, view in zip(grid, models, example.views, strict=True):
         for axes, title in zip(row, ("before NMS", "after NMS"), strict=True):
@@ -123,9 +132,9 @@ def draw_suspects(suspects: list[Suspect], names: dict[int, str], columns: int =
         image = imread(str(suspect.path))
         if image is None:
             raise FileNotFoundError(f"expected the image {suspect.path}, which was read before, got nothing")
-        x1, y1, x2, y2 = _crop(image.shape[:2], suspect.box[None], margin=1.0)
+        x1, y1, x2, y2 = crop_window(image.shape[:2], suspect.box[None], margin=1.0)
         axes.imshow(image[int(y1) : int(y2) + 1, int(x1) : int(x2) + 1, ::-1], extent=(x1, x2, y2, y1))
-        _box(axes, suspect.box, RED)
+        draw_box(axes, suspect.box, RED)
         axes.set_title(f"{names[suspect.label]} {suspect.score:.2f}", fontsize=9)
     return figure
 

@@ -75,6 +75,8 @@ def key_table(report: dict[str, Any], names: list[str]) -> str:
         heads += "<th>difference</th>"
     body = []
     for key, (label, note, _) in KEY_NUMBERS.items():
+        if key == "threshold":  # each class has its own
+            continue
         cells = "".join(_value(key, m["overall"][key]) for m in report["models"])
         if report["difference"]:
             cells += _difference(key, report["difference"][key])

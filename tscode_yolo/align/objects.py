@@ -1,7 +1,8 @@
 """What happens inside each object before NMS: does the box with the best IoU also have the best score?
 
-The paper's Figure 1 as numbers. The candidates of an object are the raw boxes that overlap it by at least 0.1 and
-overlap no other object of its class more; all of them count, whatever their score.
+The paper's Figure 1 as numbers. The candidates of an object are the raw boxes that find it (IoU 0.5 or more) and
+overlap no other object of its class more; all of them count, whatever their score. A lower bound would take in boxes of
+unlabelled neighbours: at 0.1 the worst "disagreements" were confident boxes on the thing next to the object.
 
 - rank: position of the best-IoU candidate when the candidates are ordered by their score for the object's class; 1 is
   perfect agreement. Boxes of equal score share the better rank.
@@ -9,7 +10,7 @@ overlap no other object of its class more; all of them count, whatever their sco
 - fate of the best box: kept, suppressed by NMS in favour of a box that is worse for this object, below the score
   floor, or cut by the limit on detections.
 - spearman, pearson: correlation of score and IoU over the candidates (three or more, neither constant).
-An object whose best IoU is below 0.5 is uncovered: no ranking could find it, so it has no rank and no gap.
+An object without candidates is uncovered: no ranking could find it, so it has no rank and no gap.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from enum import IntEnum
 import numpy as np
 from scipy.stats import rankdata
 
-from .match import ABOUT_IOU, AREA_LIMITS, FOUND_IOU, Candidates, Ownership, pairwise_iou
+from .match import AREA_LIMITS, FOUND_IOU, Candidates, Ownership, pairwise_iou
 from .predict import Raw
 from .source import Objects
 
@@ -103,20 +104,20 @@ def examine(
     clipped = raw.clipped
     for row, g in zip(rows, counted, strict=True):
         who, overlap = owned.by_class[int(row["cls"])]
-        members = np.flatnonzero((who == g) & (overlap >= ABOUT_IOU))
+        row["best_iou"] = overlap[who == g].max(initial=0)
+        members = np.flatnonzero((who == g) & (overlap >= FOUND_IOU))
         row["candidates"] = len(members)
         if not len(members):
             continue
         iou, score = overlap[members], raw.scores[members, row["cls"]].astype(np.float64)
         best, top = iou.argmax(), score.argmax()
         row["best"], row["top"] = members[best], members[top]
-        row["best_iou"], row["best_score"], row["top_score"] = iou[best], score[best], score[top]
+        row["best_score"], row["top_score"] = score[best], score[top]
         row["spearman"] = correlation(rankdata(score), rankdata(iou))
         row["pearson"] = correlation(score, iou)
-        if iou[best] >= FOUND_IOU:
-            row["rank"] = 1 + int((score > score[best]).sum())
-            row["gap"] = iou[best] - iou[top]
-            row["fate"] = _fate(row, objects.boxes[g], clipped, pairs, survivors, limit, nms_iou, conf)
+        row["rank"] = 1 + int((score > score[best]).sum())
+        row["gap"] = iou[best] - iou[top]
+        row["fate"] = _fate(row, objects.boxes[g], clipped, pairs, survivors, limit, nms_iou, conf)
     return rows
 
 

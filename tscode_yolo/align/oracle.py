@@ -2,8 +2,9 @@
 
 Every oracle changes the candidates *before* NMS and then runs the same NMS, limit and evaluation. O = the objects.
 
-- aligned: inside each object its own scores are dealt out again in the order of IoU. No score is invented and
-  background stays as it is: only the disagreement of the two branches is removed. This is what TSCODE aims at.
+- aligned: among the boxes that find an object (IoU 0.5 or more) its own scores are dealt out again in the order of IoU.
+  No score is invented and all other boxes stay as they are: only the disagreement of the two branches is removed. This
+  is what TSCODE aims at.
 - ranking: every score becomes the IoU with the best object of its class; boxes on no object vanish. The score branch
   is perfect (VarifocalNet, arXiv:2008.13367, Table 1, replaces scores by IoUs in the same way).
 - localisation: every box that overlaps an object of its class by 0.1 or more becomes that object's box; scores stay.
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .match import Candidates
+from .match import FOUND_IOU, Candidates
 from .source import Objects
 
 ORACLES = ("aligned", "ranking", "localisation", "both")
@@ -50,7 +51,7 @@ def rescore(pairs: Candidates, owner: np.ndarray, iou: np.ndarray, objects: Obje
 
 def _deal_again(score: np.ndarray, owner: np.ndarray, iou: np.ndarray) -> np.ndarray:
     """Inside each object give its highest score to its best IoU, the second to the second, and so on."""
-    dealt = score.copy()
+    dealt, owner = score.copy(), np.where(iou >= FOUND_IOU, owner, -1)
     by_score = np.lexsort((-score, owner))  # groups of one owner, best score first
     by_iou = np.lexsort((-score, -iou, owner))  # the same groups, best IoU first; equal IoUs keep their order
     about = owner[by_score] >= 0

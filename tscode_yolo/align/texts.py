@@ -32,7 +32,7 @@ LOWER_IS_BETTER = {
 COLUMNS = ("ap", "loss_alignment", "rank", "gap", "nms_removed", "covered", "spearman", "olrp", "la_ece", "threshold")
 LOSS_PARTS = {
     "agreement": ("head: disagreement", "scores do not follow IoU inside an object"),
-    "boxes": ("head: boxes", "localisation"),
+    "boxes": ("head: boxes", "localisation, or labels drawn loosely"),
     "classes": ("data, classes", "confusion, background, low scores"),
     "unseen": ("data, unseen", "never proposed with the right class"),
 }
@@ -45,8 +45,8 @@ TIDE_NAMES = {
     "tide_missed": ("missed", "object nobody points at"),
 }
 DEFINITIONS = {
-    "Raw boxes": "Every anchor point of the head, before NMS and any top-k, boxes clipped to the image. A box is "
-    "about the object of the class it overlaps most, from IoU 0.1.",
+    "Raw boxes": "Every anchor point of the head, before NMS and any top-k, boxes clipped to the image. An object's "
+    "boxes are those that find it: IoU 0.5 or more, and no other object of the class overlapped more.",
     "Rank, best box first": "The object's boxes ordered by score; the rank is the place of the one with the best IoU. "
     "Objects with no box of IoU 0.5 are not covered and have no rank. After Figure 1 of TSCODE (arXiv:2303.01047).",
     "Winner gap": "Best IoU minus the IoU of the object's top-scoring box.",
@@ -56,7 +56,8 @@ DEFINITIONS = {
     "AP, scores re-dealt": "Each object's own scores dealt out again in the order of IoU, then NMS. No more.",
     "AP if scores were IoUs": "Each score becomes the IoU with the best object of its class (0 drops out), then NMS; "
     "compare VarifocalNet (arXiv:2008.13367), Table 1.",
-    "AP if boxes were perfect": "Each box about an object takes that object's box, scores stay, then NMS.",
+    "AP if boxes were perfect": "Each box that overlaps an object of its class by IoU 0.1 takes that object's box; "
+    "scores stay, then NMS.",
     "Split of the loss": "1 - AP = scores + boxes + unseen; scores and boxes are the mean of the gain taken first and "
     "taken second (Shapley value). Disagreement is the part of the score half that re-dealing recovers.",
     "AP": "COCO: 101 recalls, IoU 0.50 to 0.95, crowds ignored, all detections the limit lets through. Means over "

@@ -51,8 +51,10 @@ def headline(report: dict[str, Any]) -> str:
     head, rest = part["agreement"] + part["boxes"], part["classes"] + part["unseen"]
     if head + rest <= 0:
         return "There is no loss to explain: AP is 100 %."
+    if head > CLEAR * rest and part["agreement"] > part["boxes"]:
+        return "Mostly the head: it has good boxes, but its scores pick worse ones."
     if head > CLEAR * rest:
-        return "Mostly the head: it sees the objects, but its boxes and scores do not agree well enough."
+        return "Mostly the head: it sees the objects, but its boxes are not tight enough for their labels."
     if rest > CLEAR * head:
         return "Mostly the data or the classes: better agreement of score and box would not close the larger part."
     return "Both: the head's boxes and scores, and the data or classes, cost about as much."
