@@ -80,13 +80,18 @@ def branch_maps(
         with torch.enable_grad():
             pixels = to_tensor([padded], detector.device).requires_grad_(True)
             boxes, scores = detector.decode(detector.net(pixels))
-            targets = {"class": [torch.logit(scores[0, anchor, label], eps=1e-6)], "box": list(boxes[0, anchor])}
+            targets = {"class": [_logit(scores[0, anchor, label])], "box": list(boxes[0, anchor])}
             return {
                 name: _maps([_gradients(t, leaves, inputs, pixels) for t in targets[name]], leaves, frame, truth, name)
                 for name in BRANCHES
             }
     finally:
         handle.remove()
+
+
+def _logit(score: Tensor) -> Tensor:
+    """Undo the sigmoid; unlike ``torch.logit`` with an epsilon it keeps the gradient of very small scores."""
+    return score.log() - (1 - score).clamp_min(1e-7).log()
 
 
 def _gradients(

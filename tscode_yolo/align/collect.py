@@ -38,7 +38,7 @@ DETECTION_ROW = np.dtype(
 ORACLE_ROW = np.dtype([DETECTION_ROW.descr[i] for i in range(5)])  # image, cls, score, tp, ignored
 TINY_SIDE = 8.0  # input pixels: one cell of the finest usual level
 SAME_PLACE = 0.9  # IoU above which two labels are taken for one object
-WORTH_SHOWING = 0.05  # an object whose top score is lower was not seen at all: a miss, not a disagreement
+WORTH_SHOWING = 0.1  # an object whose top score is lower was hardly seen: a miss, not a disagreement
 
 
 @dataclass(frozen=True)

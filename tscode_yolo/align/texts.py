@@ -98,7 +98,7 @@ font-variant-numeric:tabular-nums}
 th:first-child{text-align:left;position:sticky;left:0;background:var(--paper)}td small{white-space:nowrap}
 .better{color:#0b7a3b;font-weight:600}.worse{color:#b3124a;font-weight:600}
 .gallery{display:grid;gap:16px}.gallery.two{grid-template-columns:repeat(auto-fit,minmax(300px,1fr))}
-figure{margin:0}img{max-width:100%;height:auto;border-radius:6px;display:block}
+figure{margin:0}img{width:100%;height:auto;border-radius:6px;display:block}
 figcaption{font-size:.85rem;color:var(--soft);padding-top:4px;overflow-wrap:anywhere}
 summary{cursor:pointer;font-weight:600;padding:4px 0}dt{font-weight:600;margin-top:.5em}dd{margin:0;color:var(--soft)}
 @media(max-width:560px){main{padding:8px}header,section{padding:14px 12px}
