@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from align_oracles import calibration_error, coco_precision, iou, lrp_of_class, random_scene, tide_kinds
@@ -92,12 +94,22 @@ def test_tide_kinds_equal_the_loop(seed, measure):
 
 
 def test_tide_costs_equal_tidecv(measure):
-    """tidecv (or tidecv-light) on the same boxes: AP50 and the six dAP, in points of 100."""
+    """tidecv (or tidecv-light) on the same boxes: AP50 and the six dAP, in points of 100.
+
+    tidecv reads the curve at x / 100, COCO at ``linspace(0, 1, 101)``, which differ in the last bit: where a recall
+    equals one of them, one point of 101 may move. Object counts prime to 100 avoid that for AP50; the cost of missed
+    objects changes the counts, hence the wider tolerance there.
+    """
     pytest.importorskip("tidecv")
     from tidecv import TIDE
     from tidecv.data import Data
 
     scene = random_scene(7, images=40, crowds=False)
+    for cls in range(3):
+        while math.gcd(sum(g["cls"] == cls for image in scene for g in image["gts"]), 100) > 1:
+            image = next(image for image in scene if any(g["cls"] == cls for g in image["gts"]))
+            image["gts"].remove(next(g for g in image["gts"] if g["cls"] == cls))
+    scene = [image for image in scene if image["gts"]]  # tidecv 1.0.1 never looks at images without objects
     truth, found = Data("gt"), Data("found")
     for i, image in enumerate(scene):
         for g in image["gts"]:
@@ -113,7 +125,7 @@ def test_tide_costs_equal_tidecv(measure):
     pairs = {"Cls": "classification", "Loc": "localisation", "Both": "both", "Dupe": "duplicate",
              "Bkg": "background", "Miss": "missed"}  # fmt: skip
     assert {k: 100 * values[f"tide_{v}"][0] for k, v in pairs.items()} == pytest.approx(
-        {k: costs[k] for k in pairs}, abs=1e-6
+        {k: costs[k] for k in pairs}, abs=0.03
     )
 
 
