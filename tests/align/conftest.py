@@ -8,6 +8,8 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+import torch
+from ultralytics.nn.tasks import DetectionModel
 
 from tscode_yolo.align.collect import Collector, Settings
 from tscode_yolo.align.measure import Measurer
@@ -31,7 +33,7 @@ def to_objects(image: dict) -> Objects:
     return Objects.build([g["box"] for g in gts], [g["cls"] for g in gts], [g["crowd"] for g in gts])
 
 
-@pytest.fixture()
+@pytest.fixture
 def measure():
     """Scene -> (values by name for the data as they are, collector, measurer); NMS is off unless iou is given."""
 
@@ -75,7 +77,7 @@ def draw_dataset(root: Path, count: int, seed: int = 0, size: int = 96) -> Path:
     return root / "data.yaml"
 
 
-@pytest.fixture()
+@pytest.fixture
 def dataset(tmp_path):
     return draw_dataset(tmp_path / "set", 6)
 
@@ -83,21 +85,21 @@ def dataset(tmp_path):
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory) -> str:
     """An untrained two-class yolo11n whose scores lie around one half, so that everything has something to measure."""
-    import torch
-    from ultralytics import YOLO
-
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("weights")
-    model = YOLO("yolo11n.yaml", verbose=False)
-    yaml = {**model.model.yaml, "nc": 2}
-    from ultralytics.nn.tasks import DetectionModel
-
-    net = DetectionModel(yaml, nc=2, verbose=False)
+    net = DetectionModel("yolo11n.yaml", nc=2, verbose=False)
     net.names = {0: "box", 1: "disc"}
     net.args = {"task": "detect", "imgsz": 96}
+    norms = [m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    momentum = norms[0].momentum
+    for norm in norms:  # one pass sets the statistics, so that features, and scores, differ from place to place
+        norm.momentum = 1.0
+    net.train()(torch.rand(4, 3, 96, 96))
+    for norm in norms:
+        norm.momentum = momentum
     for head in net.model[-1].cv3:
-        torch.nn.init.normal_(head[-1].weight, std=0.5)
+        torch.nn.init.normal_(head[-1].weight, std=0.3)
         torch.nn.init.constant_(head[-1].bias, -2.0)
     path = folder / "tiny.pt"
-    torch.save({"model": net, "train_args": {"task": "detect", "imgsz": 96}, "epoch": -1}, path)
+    torch.save({"model": net.eval(), "train_args": {"task": "detect", "imgsz": 96}, "epoch": -1}, path)
     return str(path)

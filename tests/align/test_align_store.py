@@ -80,6 +80,6 @@ def _peak(images: int) -> int:
 
 
 def test_memory_does_not_grow_with_the_number_of_images():
-    """Seven times the images after warm-up, the same peak: rows and examples are replaced, not added."""
-    short, long = _peak(160), _peak(660)
+    """Five times the images after warm-up, the same peak: rows and examples are replaced, not added."""
+    short, long = _peak(110), _peak(230)
     assert long < short * 1.2 + 20_000
