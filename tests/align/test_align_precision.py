@@ -20,7 +20,7 @@ NAN = float("nan")
 def test_ap_equals_coco_by_class_size_and_threshold_with_crowds(seed, backend, measure):
     pytest.importorskip(backend)
     scene = random_scene(seed)
-    values, _, measurer = measure(scene)
+    values, _, _ = measure(scene)
     expected = coco_precision(scene, 3, backend)
     for c in range(3):
         np.testing.assert_allclose(values["ap"][1 + c], expected[0, c].mean(), atol=1e-9)

@@ -104,9 +104,9 @@ def test_errors_say_what_was_expected(tmp_path, dataset):
         open_source(str(dataset), {0: "box"})
     with pytest.raises(FileNotFoundError, match="does not exist"):
         list_images(tmp_path / "nowhere")
+    file = tmp_path / "other.json"
+    file.write_text('{"images": [], "categories": []}')
     with pytest.raises(ValueError, match="without annotations"):
-        file = tmp_path / "other.json"
-        file.write_text('{"images": [], "categories": []}')
         CocoFile(file, NAMES)
 
 

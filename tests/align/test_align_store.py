@@ -63,7 +63,7 @@ def test_a_table_needs_room():
 
 def _peak(images: int) -> int:
     """Peak traced bytes while a collector of 100 rows sees that many images."""
-    scenes = random_scene(1, images=10)
+    scenes = random_scene(1, images=10, size=300)
     detector = SimpleNamespace(end2end=False, names={0: "a", 1: "b", 2: "c"}, name="fake")
     collector = Collector(detector, Settings(max_rows=100, examples=3))
     gallery = Gallery(1, 3)
@@ -80,6 +80,6 @@ def _peak(images: int) -> int:
 
 
 def test_memory_does_not_grow_with_the_number_of_images():
-    """Five times the images after warm-up, the same peak: rows and examples are replaced, not added."""
-    short, long = _peak(110), _peak(230)
+    """Five times the images once warm, the same peak: rows and examples are replaced, not added."""
+    short, long = _peak(100), _peak(180)
     assert long < short * 1.2 + 20_000
