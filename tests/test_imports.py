@@ -17,6 +17,7 @@ ALLOWED = {
     "transfer": set(),
     "register": {"config", "context", "head", "transfer"},
     "doctor": {"config", "register"},
+    "align": set(),
     "cli": {"config"},
     "__init__": {"register"},
 }

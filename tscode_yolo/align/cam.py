@@ -29,6 +29,10 @@ from .predict import Detector, Frame, letterbox, to_tensor
 BRANCHES = ("class", "box")
 
 
+class NoGradient(RuntimeError):
+    """The branch cannot be differentiated: Ultralytics 8.4.0 detaches the one-to-one branch even in inference."""
+
+
 @dataclass(frozen=True, slots=True)
 class BranchMaps:
     """The evidence of one branch for one object.
@@ -62,7 +66,7 @@ def branch_maps(
         "class" and "box" -> maps.
 
     Raises:
-        RuntimeError: no gradient reaches the head's inputs (Ultralytics 8.4.0 detaches the one-to-one branch).
+        NoGradient: no gradient reaches the head's inputs.
     """
     padded, frame = letterbox(image, detector.imgsz, detector.stride, detector.rect)
     inputs: list[Tensor] = []
@@ -98,13 +102,13 @@ def _gradients(
     target: Tensor, leaves: list[Tensor], inputs: list[Tensor], pixels: Tensor
 ) -> tuple[list[Tensor | None], Tensor]:
     """Gradient of one scalar at each of the head's inputs (None where it does not depend on it) and at the pixels."""
+    if not target.requires_grad:
+        raise NoGradient(
+            "expected gradients at the head's inputs, got none: this Ultralytics version detaches the one-to-one "
+            "branch; use a newer ultralytics"
+        )
     grads: list[Tensor | None] = list(torch.autograd.grad(target, leaves, retain_graph=True, allow_unused=True))
     used = [(f, g) for f, g in zip(inputs, grads, strict=True) if g is not None]
-    if not used:
-        raise RuntimeError(
-            "expected gradients at the head's inputs, got none: this Ultralytics version detaches the one-to-one "
-            "branch; pass end2end=false, or use a newer ultralytics"
-        )
     feats, outer = zip(*used, strict=True)
     return grads, torch.autograd.grad(feats, pixels, outer, retain_graph=True)[0]
 

@@ -18,7 +18,7 @@ from ultralytics.utils.files import increment_path
 from ultralytics.utils.patches import imread
 
 from . import curves, figures, html
-from .cam import branch_maps, draw_maps
+from .cam import NoGradient, branch_maps, draw_maps
 from .collect import Collection, Example, Settings, collect
 from .predict import Detector
 from .report import build
@@ -151,7 +151,11 @@ def _maps(collection: Collection, names: list[str], count: int) -> list[tuple[st
             if not len(view.top) or image is None:
                 continue
             row = view.row
-            found = branch_maps(collector.detector, image, int(row["top"]), example.label, example.truth)
+            try:
+                found = branch_maps(collector.detector, image, int(row["top"]), example.label, example.truth)
+            except NoGradient as error:
+                LOGGER.warning(f"no gradient maps for {name}: {error}")
+                continue
             label = collector.detector.names[example.label]
             title = f"{name}: {label} in {example.path.name}, score {row['top_score']:.2f}"
             drawn.append((title, draw_maps(image, view.top[0, :4], example.truth, found, title)))

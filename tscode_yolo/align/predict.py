@@ -138,9 +138,7 @@ class Detector:
         self.net: Any = copy.deepcopy(net).to(self.device).float().eval()
         self.head: Any = self.net.model[-1]
         if end2end is not None:
-            if end2end and getattr(self.head, "one2one_cv2", None) is None:
-                raise TypeError("expected a head with a one-to-one branch for end2end=true, got a one-to-many head")
-            self.head.end2end = end2end
+            self._select(end2end)
         for parameter in self.net.parameters():
             parameter.requires_grad_(False)
         self.net.fuse(verbose=False)
@@ -149,6 +147,18 @@ class Detector:
         self.stride: int = max(int(self.head.stride.max()), 32)
         self.imgsz: int = math.ceil(imgsz / self.stride) * self.stride
         self.rect: bool = rect
+
+    def _select(self, end2end: bool) -> None:
+        """Choose the branch of a two-branch head, before fusing drops the other."""
+        if end2end and getattr(self.head, "one2one_cv2", None) is None:
+            raise TypeError("expected a head with a one-to-one branch for end2end=true, got a one-to-many head")
+        if bool(self.head.end2end) != end2end:
+            if getattr(type(self.head).end2end, "fset", None) is None:  # ultralytics 8.4.0
+                raise TypeError(
+                    f"expected an ultralytics whose heads can change branch, got one that cannot; leave "
+                    f"end2end={end2end} out or update it"
+                )
+            self.head.end2end = end2end
 
     def decode(self, output: Any) -> tuple[Tensor, Tensor]:
         """Turn the network's output into (B, A, 4) xyxy in input pixels and (B, A, K) scores."""
