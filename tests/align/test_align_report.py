@@ -14,11 +14,15 @@ from conftest import draw_dataset
 from scipy.stats import bootstrap as scipy_bootstrap
 
 from tscode_yolo.align import AlignArgs, main
+from tscode_yolo.align.collect import Settings, collect
 from tscode_yolo.align.command import short_names
 from tscode_yolo.align.curves import plot_curves, read_results
 from tscode_yolo.align.html import number
-from tscode_yolo.align.measure import resamples
+from tscode_yolo.align.measure import Measurer, resamples
+from tscode_yolo.align.predict import Detector
 from tscode_yolo.align.report import interval
+from tscode_yolo.align.source import open_source
+from tscode_yolo.align.tide import Kind
 from tscode_yolo.align.verdict import findings, headline, shares
 
 CSV = "epoch, train/cls_loss, val/cls_loss\n1,2.0,2.5\n2,1.0,1.5\n"
@@ -200,6 +204,45 @@ def test_objects_without_any_prediction_are_all_missed(measure):
     assert (values["ap"][0], values["covered"][0], values["olrp"][2]) == (0, 0, 1)
     assert values["loss_unseen"][0] == 1
     assert collector.objects.rows["missed"].tolist() == [True]
+
+
+def test_label_files_and_a_coco_file_of_one_set_give_the_same_numbers(tmp_path, checkpoint):
+    """And a crowd over everything in the COCO file turns every unmatched box of its class into an ignored one."""
+    data = draw_dataset(tmp_path / "set", 5)
+    detector = Detector(checkpoint, imgsz=96)
+    names = {0: "box", 1: "disc"}
+    source = open_source(str(data), names)
+    content = {"images": [], "annotations": [], "categories": [{"id": 5, "name": "box"}, {"id": 8, "name": "disc"}]}
+    for sample in source:
+        content["images"].append({"id": sample.index, "file_name": sample.path.name})
+        for box, label in zip(sample.objects.boxes, sample.objects.labels, strict=True):
+            x1, y1, x2, y2 = box
+            row = {"image_id": sample.index, "category_id": (5, 8)[label], "bbox": [x1, y1, x2 - x1, y2 - y1]}
+            content["annotations"].append(row)
+    file = tmp_path / "instances.json"
+
+    def numbers(source):
+        collection = collect(source, [detector], Settings(examples=0), progress=False)
+        values = Measurer(collection.collectors[0], 5, 2)(np.ones((1, 5), np.uint16))
+        return {k: v[0] for k, v in values.items()}, collection
+
+    file.write_text(json.dumps(content))
+    images = str(tmp_path / "set" / "images" / "val")
+    plain, _ = numbers(source)
+    coco, _ = numbers(open_source(str(file), names, images=images))
+    for name, value in plain.items():
+        np.testing.assert_allclose(coco[name], value, atol=1e-6, err_msg=name)
+    assert plain["covered"][0] > 0
+    for image in range(5):
+        row = {"image_id": image, "category_id": 5, "bbox": [0, 0, 96, 96], "iscrowd": 1}
+        content["annotations"].append(row)
+    file.write_text(json.dumps(content))
+    _, crowded = numbers(open_source(str(data), names, annotations=str(file)))
+    rows = crowded.collectors[0].detections.rows
+    background = rows["kind"][rows["cls"] == 0]
+    assert (background == Kind.IGNORED).sum() > 0.9 * len(background)
+    assert crowded.labels["crowd_regions"] == 5
+    assert crowded.labels["objects"] == 10
 
 
 def _overall(**values):

@@ -196,9 +196,7 @@ def draw(collection: Collection, report: dict[str, Any], names: list[str], args:
             ("Reliability: does a score mean what it says?", figures.plot_reliability(plots, names)),
         ],
         "examples": [
-            (f"{e.path.name}, {classes[e.label]}: among the worst for {names[e.worst_for]}",
-             figures.draw_example(e, names, classes))
-            for e in _chosen(collection)
+            (figures.describe(e, names, classes), figures.draw_example(e, names, classes)) for e in _chosen(collection)
         ],
         "maps": _maps(collection, names, args.cam),
         "suspects": [],

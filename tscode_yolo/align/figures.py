@@ -112,6 +112,30 @@ def draw_example(example: Example, models: list[str], names: dict[int, str]) -> 
     return figure
 
 
+def describe(example: Example, models: list[str], names: dict[int, str]) -> str:
+    """Say in words what :func:`draw_example` shows, for small screens and those who cannot see it.
+
+    Args:
+        example: where, and what each model made of it.
+        models: their short names, in the same order.
+        names: class names by index.
+
+    Returns:
+        One sentence a model.
+    """
+    told = [f"{example.path.name}, {names[example.label]}, among the worst for {models[example.worst_for]}."]
+    for name, view in zip(models, example.views, strict=True):
+        if view.best is None or not len(view.top):
+            told.append(f"{name}: no raw box finds it.")
+            continue
+        row, (score, iou) = view.row, view.top[0, 4:]
+        told.append(
+            f"{name}: best box IoU {row['best_iou']:.2f} at score {row['best_score']:.2f} (rank {row['rank']:.0f}), "
+            f"top-scoring box IoU {iou:.2f} at score {score:.2f}."
+        )
+    return " ".join(told)
+
+
 def draw_suspects(suspects: list[Suspect], names: dict[int, str], columns: int = 4) -> Figure:
     """Draw the most confident detections that lie on no label, with their surroundings.
 
