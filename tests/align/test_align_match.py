@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from align_oracles import iou, random_scene
-from conftest import SIZE, to_objects, to_raw
+from align_scenes import SIZE, to_objects, to_raw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ultralytics.utils.nms import non_max_suppression

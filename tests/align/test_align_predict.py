@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import draw_dataset
+from align_scenes import draw_dataset
 from ultralytics import YOLO
 from ultralytics.models.yolo.detect import DetectionValidator
 from ultralytics.nn.modules.head import Detect
@@ -148,7 +148,7 @@ def test_ap_of_trained_models_is_near_the_hosts(weights, expected, tmp_path):
     """mAP50-95 the host measured on coco128 val (shared/data/README.md); it interpolates AP otherwise than COCO."""
     from tscode_yolo.align.measure import Measurer
 
-    detector = Detector(str(SHARED / "weights" / f"{weights}-restored.pt"), end2end=weights == "yolo26n" or None)
+    detector = Detector(str(SHARED / "weights" / f"{weights}-restored.pt"))
     source = open_source(str(SHARED / "data" / "coco128" / "data.yaml"), detector.names)
     collection = collect(source, [detector], Settings(examples=0), progress=False)
     values = Measurer(collection.collectors[0], 128, 80)(np.ones((1, 128), np.uint16))

@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from align_oracles import random_scene
-from conftest import draw_dataset
+from align_scenes import draw_dataset
 from scipy.stats import bootstrap as scipy_bootstrap
 
 from tscode_yolo.align import AlignArgs, main

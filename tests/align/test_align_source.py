@@ -7,7 +7,7 @@ import json
 import cv2
 import numpy as np
 import pytest
-from conftest import draw_dataset
+from align_scenes import draw_dataset
 from ultralytics.data.augment import LetterBox
 
 from tscode_yolo.align.predict import batches, letterbox

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from align_oracles import random_scene
-from conftest import to_objects, to_raw
+from align_scenes import to_objects, to_raw
 
 from tscode_yolo.align.collect import Collector, Gallery, Settings
 from tscode_yolo.align.source import Sample

@@ -195,9 +195,7 @@ def render(report: dict[str, Any], names: list[str], pictures: dict[str, list[tu
             f"Small figures are {percent(report['settings']['level'], 0)} intervals from resampling the images.",
             key_table(report, names),
         ),
-        section(
-            "Agreement and calibration", "Full agreement would put every object at rank 1.", gallery("plots", "two")
-        ),
+        section("Agreement and calibration", "Full agreement puts every object at rank 1.", gallery("plots", "two")),
         section(
             "Worst disagreements",
             "Before NMS: green is the raw box with the best IoU, the other colours are the three best scores. After "
