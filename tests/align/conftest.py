@@ -8,12 +8,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from align_scenes import draw_dataset, to_objects, to_raw
 from ultralytics.nn.tasks import DetectionModel
 
 from tscode_yolo.align.collect import Collector, Settings
 from tscode_yolo.align.measure import Measurer
 from tscode_yolo.align.source import Sample
+
+from .align_scenes import draw_dataset, to_objects, to_raw
 
 
 @pytest.fixture

@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from align_oracles import iou, random_scene
-from align_scenes import SIZE, to_objects, to_raw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ultralytics.utils.nms import non_max_suppression
@@ -16,6 +14,9 @@ from tscode_yolo.align.objects import Fate
 from tscode_yolo.align.oracle import rescore, split_loss
 from tscode_yolo.align.predict import Raw
 from tscode_yolo.align.source import Objects
+
+from .align_oracles import iou, random_scene
+from .align_scenes import SIZE, to_objects, to_raw
 
 A = [0.0, 0.0, 100.0, 100.0]
 

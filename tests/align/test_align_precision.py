@@ -6,11 +6,12 @@ import math
 
 import numpy as np
 import pytest
-from align_oracles import calibration_error, coco_precision, iou, lrp_of_class, random_scene, tide_kinds
 
 from tscode_yolo.align.ap import Ranked, interpolate
 from tscode_yolo.align.calibration import BINS, LA_BINS, bin_of
 from tscode_yolo.align.tide import Kind
+
+from .align_oracles import calibration_error, coco_precision, iou, lrp_of_class, random_scene, tide_kinds
 
 NAN = float("nan")
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from align_scenes import draw_dataset
 from ultralytics import YOLO
 from ultralytics.models.yolo.detect import DetectionValidator
 from ultralytics.nn.modules.head import Detect
@@ -18,6 +17,8 @@ from tscode_yolo.align.collect import Settings, collect
 from tscode_yolo.align.match import candidates, suppress
 from tscode_yolo.align.predict import Detector, letterbox
 from tscode_yolo.align.source import open_source
+
+from .align_scenes import draw_dataset
 
 SHARED = Path(os.environ.get("TSCODE_SHARED", Path(__file__).parents[3] / "shared"))
 NAMES = {0: "box", 1: "disc"}

@@ -9,8 +9,6 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from align_oracles import random_scene
-from align_scenes import draw_dataset
 from scipy.stats import bootstrap as scipy_bootstrap
 
 from tscode_yolo.align import AlignArgs, main
@@ -24,6 +22,9 @@ from tscode_yolo.align.report import interval
 from tscode_yolo.align.source import open_source
 from tscode_yolo.align.tide import Kind
 from tscode_yolo.align.verdict import findings, headline, shares
+
+from .align_oracles import random_scene
+from .align_scenes import draw_dataset
 
 CSV = "epoch, train/cls_loss, val/cls_loss\n1,2.0,2.5\n2,1.0,1.5\n"
 

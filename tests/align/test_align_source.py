@@ -7,11 +7,12 @@ import json
 import cv2
 import numpy as np
 import pytest
-from align_scenes import draw_dataset
 from ultralytics.data.augment import LetterBox
 
 from tscode_yolo.align.predict import batches, letterbox
 from tscode_yolo.align.source import BadLabel, CocoFile, list_images, open_source, read_label_file
+
+from .align_scenes import draw_dataset
 
 NAMES = {0: "box", 1: "disc"}
 

@@ -8,12 +8,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from align_oracles import random_scene
-from align_scenes import to_objects, to_raw
 
 from tscode_yolo.align.collect import Collector, Gallery, Settings
 from tscode_yolo.align.source import Sample
 from tscode_yolo.align.store import RowTable
+
+from .align_oracles import random_scene
+from .align_scenes import to_objects, to_raw
 
 ROW = np.dtype([("score", np.float32), ("n", np.int64)])
 
