@@ -20,6 +20,7 @@ ALLOWED = {
     "register": {"config", "context", "deform", "fpn", "head", "transfer"},
     "doctor": {"config", "register"},
     "study": {"config", "register"},
+    "align": set(),
     "cli": {"config"},
     "__init__": {"register"},
 }

@@ -48,7 +48,7 @@ def test_overfits_a_few_images_validates_and_exports_with_parity(name, few_image
     common = {"data": str(few_images), "imgsz": SIZE, "batch": 4, "workers": 0, "device": "cpu", "plots": False}
     model = YOLO(f"{name}.yaml")
     model.train(
-        **common, **PLAIN, epochs=40, nbs=4, optimizer="AdamW", lr0=5e-4, lrf=0.1, warmup_epochs=0, amp=False,
+        **common, **PLAIN, epochs=60, nbs=4, optimizer="AdamW", lr0=5e-4, lrf=0.1, warmup_epochs=0, amp=False,
         val=False, seed=0, project=str(tmp_path), name="run",
     )  # fmt: skip
     assert model.model.stride.tolist() == [8, 16, 32, 64, 128]
