@@ -66,7 +66,7 @@ class ATSS(Recipe):
 
     paper: ClassVar[str] = "Adaptive Training Sample Selection, arXiv:1912.02424"
     quality: ClassVar[str] = "centerness"
-    score: ClassVar[str] = "p*q"
+    score: ClassVar[str] = "pq"
     names: ClassVar[tuple[str, ...]] = ("box_loss", "cls_loss", "ctr_loss")
 
     topk: int = 9

@@ -32,7 +32,7 @@ class AutoAssign(Recipe):
 
     paper: ClassVar[str] = "AutoAssign: Differentiable Label Assignment, arXiv:2007.03496"
     quality: ClassVar[str] = "objectness"
-    score: ClassVar[str] = "p*q"
+    score: ClassVar[str] = "pq"
     names: ClassVar[tuple[str, ...]] = ("pos_loss", "neg_loss", "ctr_loss")
     cls_prior: ClassVar[float] = 0.02
     box_prior: ClassVar[float | None] = 4.0

@@ -11,7 +11,7 @@ What the head has to know (head and recipes never import each other; they meet i
     ``Recipe.quality``  the kind of the extra one-channel branch on the box tower, or ``"none"``. In training the head
                         returns its logits as ``preds["quality"]``, (B, 1, A), beside "boxes", "scores" and "feats".
                         ``"filter3d"`` is DeFCN's 3-D max filter; the others are one 3x3 convolution.
-    ``Recipe.score``    how inference joins class probability p and quality probability q: "p", "p*q" or "sqrt(p*q)".
+    ``Recipe.score``    how inference joins class probability p and quality probability q: "p", "pq" or "sqrt_pq".
     ``Recipe.cls_prior`` and ``Recipe.box_prior``  the published initial class probability and box distance in strides.
     ``Recipe.state``    makes the module that the head keeps as ``head.recipe_state``. It lives there so that the
                         optimiser, the moving average, the checkpoint and resume carry it: see ``RecipeState``.
@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 QUALITIES = ("none", "centerness", "iou", "objectness", "filter3d", "tprob")
-SCORES = ("p", "p*q", "sqrt(p*q)")
+SCORES = ("p", "pq", "sqrt_pq")
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ class DDOD(Recipe):
 
     paper: ClassVar[str] = "Disentangle Your Dense Object Detector, arXiv:2107.02963"
     quality: ClassVar[str] = "iou"
-    score: ClassVar[str] = "p*q"
+    score: ClassVar[str] = "pq"
     names: ClassVar[tuple[str, ...]] = ("box_loss", "cls_loss", "iou_loss")
 
     topk: int = 9

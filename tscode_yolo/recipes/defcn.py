@@ -63,7 +63,7 @@ class OneToOne(Recipe):
     free point, not an arbitrary one.
 
     Attributes:
-        rule: score rule of the branch, one of "p", "p*q" and "sqrt(p*q)".
+        rule: score rule of the branch, one of "p", "pq" and "sqrt_pq".
         alpha: exponent of the IoU.
         radius: half side of the centre square, in strides.
         matcher: "hungarian" (optimal, scipy) or "greedy" (no copy to the CPU; may leave objects out).
@@ -173,7 +173,7 @@ class DeFCN(Recipe):
 
     paper: ClassVar[str] = OneToOne.paper
     quality: ClassVar[str] = "filter3d"
-    score: ClassVar[str] = "p*q"
+    score: ClassVar[str] = "pq"
     names: ClassVar[tuple[str, ...]] = ("box_loss", "cls_loss", "aux_loss")
     one_to_one: ClassVar[bool] = True
 

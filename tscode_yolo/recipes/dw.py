@@ -33,7 +33,7 @@ class DW(Recipe):
 
     paper: ClassVar[str] = "A Dual Weighting Label Assignment Scheme, arXiv:2203.09730"
     quality: ClassVar[str] = "objectness"
-    score: ClassVar[str] = "p*q"
+    score: ClassVar[str] = "pq"
     names: ClassVar[tuple[str, ...]] = ("box_loss", "pos_loss", "neg_loss")
     cls_prior: ClassVar[float] = 0.02
     box_prior: ClassVar[float | None] = 4.0

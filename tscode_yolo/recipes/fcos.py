@@ -48,7 +48,7 @@ class FCOS(Recipe):
 
     paper: ClassVar[str] = "FCOS: Fully Convolutional One-Stage Object Detection, arXiv:1904.01355"
     quality: ClassVar[str] = "centerness"
-    score: ClassVar[str] = "p*q"
+    score: ClassVar[str] = "pq"
     names: ClassVar[tuple[str, ...]] = ("box_loss", "cls_loss", "ctr_loss")
 
     radius: float = 1.5

@@ -44,7 +44,7 @@ def joint_log_scores(preds: Preds, score: str) -> tuple[Tensor, Tensor]:
 
     Args:
         preds: predictions; ``quality`` is read unless ``score`` is "p".
-        score: "p", "p*q" or "sqrt(p*q)", with p and q the sigmoids of the class and quality logits.
+        score: "p", "pq" or "sqrt_pq" (its root), with p and q the sigmoids of the class and quality logits.
 
     Returns:
         Two (B, A, K) tensors, finite for any finite logits.
@@ -60,7 +60,7 @@ def joint_log_scores(preds: Preds, score: str) -> tuple[Tensor, Tensor]:
     log_s = F.logsigmoid(preds.logits) + F.logsigmoid(quality)
     # 1 - p q = (1 - p) (1 + e^z (1 - q)) with z the class logit
     log_rest = F.softplus(preds.logits + F.logsigmoid(-quality)) - F.softplus(preds.logits)
-    if score == "p*q":
+    if score == "pq":
         return log_s, log_rest
     log_s = log_s / 2
     return log_s, log_rest - torch.log1p(log_s.exp())  # 1 - s = (1 - s^2) / (1 + s)

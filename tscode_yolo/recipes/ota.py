@@ -71,7 +71,7 @@ class OTA(Recipe):
 
     paper: ClassVar[str] = "OTA: Optimal Transport Assignment for Object Detection, arXiv:2103.14259"
     quality: ClassVar[str] = "iou"
-    score: ClassVar[str] = "sqrt(p*q)"
+    score: ClassVar[str] = "sqrt_pq"
     names: ClassVar[tuple[str, ...]] = ("box_loss", "cls_loss", "iou_loss")
 
     radius: float = 2.5

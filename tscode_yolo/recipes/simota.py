@@ -44,7 +44,7 @@ class SimOTA(Recipe):
 
     paper: ClassVar[str] = "YOLOX: Exceeding YOLO Series in 2021, arXiv:2107.08430"
     quality: ClassVar[str] = "objectness"
-    score: ClassVar[str] = "p*q"
+    score: ClassVar[str] = "pq"
     names: ClassVar[tuple[str, ...]] = ("box_loss", "cls_loss", "obj_loss", "l1_loss")
 
     radius: float = 2.5
@@ -96,7 +96,7 @@ class SimOTA(Recipe):
         central = center_mask(grid, targets.bboxes, self.radius) & targets.mask.unsqueeze(-1)
         usable = (inside | central).any(1, keepdim=True) & targets.mask.unsqueeze(-1)
         overlap = object_iou(preds.bboxes, targets.bboxes) * usable
-        log_s, log_rest = joint_log_scores(preds, "sqrt(p*q)")  # (b, A, K); YOLOX takes the root in the cost alone
+        log_s, log_rest = joint_log_scores(preds, "sqrt_pq")  # (b, A, K); YOLOX takes the root in the cost alone
         index = targets.labels.unsqueeze(1).expand(-1, log_s.shape[1], -1)  # (b, A, G)
         cls_cost = -log_rest.sum(-1, keepdim=True) + (log_rest - log_s).gather(2, index)
         cost = cls_cost.transpose(1, 2) - self.iou_cost * (overlap + 1e-8).log()

@@ -38,7 +38,7 @@ def pair_scores(preds: Preds, targets: Targets, pairs: Pairs, sharpness: float) 
     label = targets.labels[pairs.image, pairs.gt]
     logits = preds.logits[pairs.image, pairs.point, label]
     quality = preds.quality[pairs.image, pairs.point] if preds.quality is not None else None
-    log_c, _ = joint_log_scores(Preds(logits[:, None], preds.bboxes, quality), "p*q")
+    log_c, _ = joint_log_scores(Preds(logits[:, None], preds.bboxes, quality), "pq")
     log_c = log_c.squeeze(-1)
     giou = giou_loss(preds.bboxes[pairs.image, pairs.point], targets.bboxes[pairs.image, pairs.gt])
     return PairScores(log_c, giou, (log_c - sharpness * giou).exp())

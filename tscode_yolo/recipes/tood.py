@@ -64,7 +64,7 @@ class TOOD(Recipe):
 
     paper: ClassVar[str] = "TOOD: Task-aligned One-stage Object Detection, arXiv:2108.07755"
     quality: ClassVar[str] = "tprob"
-    score: ClassVar[str] = "sqrt(p*q)"
+    score: ClassVar[str] = "sqrt_pq"
     names: ClassVar[tuple[str, ...]] = ("box_loss", "cls_loss")
 
     alpha: float = 1.0
