@@ -124,8 +124,9 @@ def adaptive(image: Image, merit, rank, topk: int = 9, margin: float = 0.01) -> 
         values = [merit(i, g) for i in candidates]
         mean = sum(values) / len(values)
         deviation = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
+        threshold = min(mean + deviation, max(values))
         for i, value in zip(candidates, values, strict=True):
-            if value >= mean + deviation and min(sides(image.points[i], box)) > margin:
+            if value >= threshold and min(sides(image.points[i], box)) > margin:
                 claims.setdefault(i, []).append((value, -g))
     return {i: -max(claim)[1] for i, claim in claims.items()}
 
@@ -163,9 +164,7 @@ def poto(image: Image) -> dict[int, int]:
     quality = predicted_quality(image, 0.8, lambda i, k: image.p(i, k) * image.q(i))
     usable = []
     for _, box in image.objects:
-        usable.append(
-            [i for i, pt in enumerate(image.points) if min(sides(pt, box)) > 0 and in_square(pt, box, 1.5)]
-        )
+        usable.append([i for i, pt in enumerate(image.points) if min(sides(pt, box)) > 0 and in_square(pt, box, 1.5)])
     best, best_value = (), -math.inf
     for choice in itertools.product(*usable):
         if len(set(choice)) == len(choice):

@@ -251,4 +251,3 @@ LOSSES = {
     "tood": loss_tood,
     "simota": loss_simota,
 }
-

@@ -47,7 +47,7 @@ def get_recipe(name: str, **overrides: Any) -> Recipe:
         overrides: fields of the recipe, e.g. ``topk=13`` or ``box_gain=1.5``.
 
     Raises:
-        ValueError: unknown name or field (the closest one is named), or a value that is negative or not finite.
+        ValueError: unknown name or field (the closest one is named), or a value that is out of range.
         TypeError: a value of another type than the field's default (a whole number serves as a float).
 
     Example:
@@ -61,13 +61,17 @@ def get_recipe(name: str, **overrides: Any) -> Recipe:
     for key, value in overrides.items():
         if key not in defaults:
             raise ValueError(_unknown(f"option of recipe {name}", key, list(defaults)))
-        kind = type(defaults[key])
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if not isinstance(value, kind) and not (kind is float and whole):
-            raise TypeError(f"expected recipe option {key} of type {kind.__name__}, got {value!r}")
-        if not isinstance(value, str) and not (isfinite(value) and value >= 0):
-            raise ValueError(f"expected recipe option {key} finite and not negative, got {value!r}")
+        _check_value(key, value, type(defaults[key]))
     return recipe(**overrides)
+
+
+def _check_value(key: str, value: Any, kind: type) -> None:
+    accepted = (int, float) if kind is float else kind
+    if not isinstance(value, accepted) or isinstance(value, bool):
+        raise TypeError(f"expected recipe option {key} of type {kind.__name__}, got {value!r}")
+    low = 1 if kind is int and not key.endswith(("_epoch", "_epochs")) else 0
+    if not isinstance(value, str) and not (isfinite(value) and value >= low):
+        raise ValueError(f"expected recipe option {key} finite and at least {low}, got {value!r}")
 
 
 def _unknown(what: str, name: str, known: list[str]) -> str:

@@ -36,9 +36,16 @@ def adaptive_positives(
 
     Returns:
         (B, A) bool foreground and (B, A) object index.
+
+    Differs from the papers: the threshold never exceeds the best merit. Where more than half of the candidates are as
+    good as the best (predicted quality, late in training), mean + deviation does, and the object would lose them all.
     """
     batch, points = len(targets.mask), len(grid.points)
+    if not merit.numel():
+        nothing = torch.zeros(batch, points, dtype=torch.bool, device=grid.points.device)
+        return nothing, nothing.long()
     threshold = merit.mean(-1, keepdim=True) + merit.std(-1, keepdim=True)  # unbiased, as published
+    threshold = torch.minimum(threshold, merit.amax(-1, keepdim=True))
     centers, bboxes = grid.points[candidates], targets.bboxes.unsqueeze(2)  # (B, G, C, 2), (B, G, 1, 4)
     inside = torch.minimum(centers - bboxes[..., :2], bboxes[..., 2:] - centers).amin(-1) > margin
     keep = (merit >= threshold) & inside & targets.mask.unsqueeze(-1)
