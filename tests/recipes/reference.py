@@ -33,16 +33,12 @@ class Image:
 def images_of(scene) -> list[Image]:
     """Read a test scene into plain numbers."""
     grid, targets, preds = scene.grid, scene.targets, scene.preds()
-    points = [
-        (*xy, s, level) for xy, s, level in zip(grid.points.tolist(), grid.strides.tolist(), grid.levels.tolist())
-    ]
+    columns = (grid.points.tolist(), grid.strides.tolist(), grid.levels.tolist())
+    points = [(*xy, s, level) for xy, s, level in zip(*columns, strict=True)]
     out = []
     for b in range(len(preds.logits)):
-        objects = [
-            (label, box)
-            for label, box, real in zip(targets.labels[b].tolist(), targets.bboxes[b].tolist(), targets.mask[b])
-            if real
-        ]
+        columns = (targets.labels[b].tolist(), targets.bboxes[b].tolist(), targets.mask[b].tolist())
+        objects = [(label, box) for label, box, real in zip(*columns, strict=True) if real]
         fields = (preds.logits, preds.bboxes, preds.quality, preds.bins)
         out.append(Image(points, *(field[b].tolist() for field in fields), objects))
     return out

@@ -66,7 +66,7 @@ def get_recipe(name: str, **overrides: Any) -> Recipe:
 
 
 def _check_value(key: str, value: Any, kind: type) -> None:
-    accepted = (int, float) if kind is float else kind
+    accepted: Any = (int, float) if kind is float else kind
     if not isinstance(value, accepted) or isinstance(value, bool):
         raise TypeError(f"expected recipe option {key} of type {kind.__name__}, got {value!r}")
     low = 1 if kind is int and not key.endswith(("_epoch", "_epochs")) else 0
