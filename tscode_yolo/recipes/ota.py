@@ -108,9 +108,9 @@ class OTA(Recipe):
         logits, labels = preds.logits[image, points], targets.labels[image, gts]
         overlap = iou(targets.bboxes[image, gts, None], preds.bboxes[image, points])  # (G, V)
         off = sigmoid_focal_loss(logits, torch.zeros_like(logits))
-        on = sigmoid_focal_loss(logits, torch.ones_like(logits))
         background = off.sum(-1)  # (V,)
-        cost = background + (on - off)[:, labels].T  # focal loss of the one-hot target, summed over classes
+        on = sigmoid_focal_loss(logits[:, labels], torch.ones_like(logits[:, labels]))
+        cost = background + (on - off[:, labels]).T  # (G, V) focal loss of the one-hot target, summed over classes
         cost = cost - self.reg_cost * overlap.clamp(min=torch.finfo(torch.float32).eps).log() + OUTSIDE * ~valid
         best = (overlap * valid).topk(min(self.topk, len(points))).values
         wanted = best.sum(-1).int().clamp(min=1)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tscode_yolo.recipes.contract import Assignment, Grid, Moment, Preds, Recipe, Targets
-from tscode_yolo.recipes.geometry import center_mask, image_chunks, inside_mask, object_iou
+from tscode_yolo.recipes.geometry import center_mask, image_chunks, inside_mask, iou
 from tscode_yolo.recipes.losses import (
     hard_losses,
     iou_square_loss,
@@ -77,31 +77,45 @@ class SimOTA(Recipe):
 
     def match(self, preds: Preds, targets: Targets, grid: Grid) -> tuple[Tensor, Tensor]:
         """Foreground and object index, both (b, A), of some images."""
-        cost, overlap = self.costs(preds, targets, grid)
-        topk = min(self.topk, cost.shape[-1])
-        wanted = overlap.topk(topk).values.sum(-1).int().clamp(min=1)  # (b, G)
-        cheap, point = cost.topk(topk, largest=False)
-        rank = torch.arange(topk, device=cost.device)
-        taken = (rank < wanted.unsqueeze(-1)) & cheap.isfinite()
-        taken = torch.zeros_like(cost, dtype=torch.bool).scatter_(-1, point, taken)  # (b, G, A)
-        claims = taken.sum(1)
+        image, point, proper = self.reachable(targets, grid)  # U points
+        cost, overlap = self.costs(preds, targets, image, point, proper)  # (U, G)
+        shape = (*targets.mask.shape, len(grid.points))  # (b, G, A)
+        dense, dense_overlap = cost.new_full(shape, torch.inf), cost.new_zeros(shape)
+        dense[image, :, point], dense_overlap[image, :, point] = cost, overlap
+        topk = min(self.topk, shape[-1])
+        wanted = dense_overlap.topk(topk).values.sum(-1).int().clamp(min=1)  # (b, G)
+        cheap, column = dense.topk(topk, largest=False)
+        taken = (torch.arange(topk, device=cost.device) < wanted.unsqueeze(-1)) & cheap.isfinite()
+        taken = torch.zeros(shape, dtype=torch.bool, device=cost.device).scatter_(-1, column, taken)
+        claims = taken.sum(1)  # (b, A)
+        gt = taken.float().argmax(1)
         # as in the reference, a contested point goes to the object for which it is cheapest, claimant or not
-        gt = torch.where(claims > 1, cost.argmin(1), taken.float().argmax(1))
+        contested = claims[image, point] > 1
+        gt[image[contested], point[contested]] = cost[contested].argmin(1)
         fg = claims > 0
         return fg, gt.where(fg, 0)
 
-    def costs(self, preds: Preds, targets: Targets, grid: Grid) -> tuple[Tensor, Tensor]:
-        """Cost, infinite where a pair is impossible, and IoU, 0 there: both (b, G, A)."""
-        inside = inside_mask(grid, targets.bboxes) & targets.mask.unsqueeze(-1)
-        central = center_mask(grid, targets.bboxes, self.radius) & targets.mask.unsqueeze(-1)
-        usable = (inside | central).any(1, keepdim=True) & targets.mask.unsqueeze(-1)
-        overlap = object_iou(preds.bboxes, targets.bboxes) * usable
-        log_s, log_rest = joint_log_scores(preds, "sqrt_pq")  # (b, A, K); YOLOX takes the root in the cost alone
-        index = targets.labels.unsqueeze(1).expand(-1, log_s.shape[1], -1)  # (b, A, G)
-        cls_cost = -log_rest.sum(-1, keepdim=True) + (log_rest - log_s).gather(2, index)
-        cost = cls_cost.transpose(1, 2) - self.iou_cost * (overlap + 1e-8).log()
-        cost = cost + OUTSIDE * ~(inside & central)
-        return cost.masked_fill(~usable, torch.inf), overlap
+    def reachable(self, targets: Targets, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
+        """Points in any object's box or centre square: their image and index, (U,); and in which both, (U, G)."""
+        real = targets.mask.unsqueeze(-1)
+        inside = inside_mask(grid, targets.bboxes) & real
+        central = center_mask(grid, targets.bboxes, self.radius) & real
+        image, point = (inside | central).any(1).nonzero(as_tuple=True)
+        return image, point, (inside & central)[image, :, point]
+
+    def costs(
+        self, preds: Preds, targets: Targets, image: Tensor, point: Tensor, proper: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Cost, infinite for padded objects, and IoU, 0 there: both (U, G)."""
+        assert preds.quality is not None  # the criterion has checked it
+        real, labels = targets.mask[image], targets.labels[image]
+        some = Preds(preds.logits[image, point], preds.bboxes, preds.quality[image, point])
+        # YOLOX takes the root of the joint score in the cost alone
+        nothing = joint_log_scores(some, "sqrt_pq")[1].sum(-1, keepdim=True)  # (U, 1)
+        log_s, log_rest = joint_log_scores(Preds(some.logits.gather(1, labels), some.bboxes, some.quality), "sqrt_pq")
+        overlap = iou(preds.bboxes[image, point].unsqueeze(1), targets.bboxes[image]) * real
+        cost = (log_rest - log_s) - nothing - self.iou_cost * (overlap + 1e-8).log() + OUTSIDE * ~proper
+        return cost.masked_fill(~real, torch.inf), overlap
 
     def losses(
         self, preds: Preds, targets: Targets, grid: Grid, assignment: Assignment, moment: Moment
