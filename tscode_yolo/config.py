@@ -23,7 +23,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "box_conv": ("dense", "separable"),
     "norm": ("bn", "gn"),
     "pred_kernel": (1, 3),
-    "quality": ("none", "centerness", "iou", "objectness"),
+    "quality": ("none", "centerness", "iou", "objectness", "filter3d", "tprob"),
     "score": ("p", "pq", "sqrt_pq"),
 }
 
@@ -80,6 +80,11 @@ class HeadConfig:
         pred_kernel: kernel of the two predictors.
         quality: add a one-channel prediction of the box's quality to the localisation tower.
         score: how class probability p and quality q make the score: p, p q or sqrt(p q).
+        cls_prior: probability of a class at the start; None: the host's rare objects.
+        quality_prior: the same of the quality branch; None: one half.
+        box_prior: distance to each side at the start in strides, where distances are regressed; None: the host's.
+        recipe: how to train: "ultralytics" (the host's own loss), the name of a recipe, or {name: atss, topk: 11, ...}
+            with other hyper-parameters. A recipe sets quality, score and the priors.
     """
 
     finer: bool = False
@@ -105,6 +110,10 @@ class HeadConfig:
     pred_kernel: int = 1
     quality: str = "none"
     score: str = "p"
+    cls_prior: float | None = None
+    quality_prior: float | None = None
+    box_prior: float | None = None
+    recipe: str | dict[str, Any] = "ultralytics"
 
     def __post_init__(self) -> None:
         """Validate values.
@@ -124,6 +133,9 @@ class HeadConfig:
                 f"tscode option dpe_levels={list(self.dpe_levels)}: expected offsets among [-1, 0, 1, 2], with -1 or 0 "
                 "among them (the coarsest level has no others)"
             )
+        for name in ("cls_prior", "quality_prior"):
+            if (getattr(self, name) or 0) >= 1:
+                raise ValueError(f"tscode option {name}={getattr(self, name)}: expected a probability below 1")
         if self.score != "p" and self.quality == "none":
             raise ValueError(f"tscode option score={self.score!r} needs a quality branch; set quality, e.g. centerness")
 
@@ -167,6 +179,11 @@ def _check_type(name: str, annotation: str, value: object) -> None:
         "int | float | None": (
             value is None or (is_number and value > 0),  # type: ignore[operator]
             "channels (int), a multiple of the stock width (float) or null",
+        ),
+        "float | None": (value is None or (is_number and value > 0), "a number > 0 or null"),  # type: ignore[operator]
+        "str | dict[str, Any]": (
+            isinstance(value, str) or (isinstance(value, dict) and isinstance(value.get("name"), str)),
+            "a name, or a mapping like {name: atss, topk: 11}",
         ),
         "tuple[int, ...]": (
             isinstance(value, tuple) and all(isinstance(v, int) and not isinstance(v, bool) for v in value),

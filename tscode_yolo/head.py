@@ -33,6 +33,7 @@ from tscode_yolo.context import (
     rearrange_quadrants,
     run_level,
 )
+from tscode_yolo.quality import QualityBranch
 
 CONTEXT = ("sce", "dpe", "cls_skip", "quality")  # what forward_head gets beside the towers, where it exists
 PRIOR = 0.01  # probability of a class at the start where a predictor serves all levels (focal loss, arXiv:1708.02002)
@@ -47,7 +48,8 @@ class TSCODEDetect(Detect):
         sce: Semantic Context Encoding, or None when classification reads the plain P_l.
         dpe: Detail-Preserving Encoding, or None when localisation reads the plain P_l.
         cls_skip: per level, full-size logits added to SCE's, or None.
-        quality: per localisation tower, one logit per anchor point on how good its box is, or None.
+        quality: one logit per anchor point on how good its box is, from the localisation towers, or None.
+        recipe_state: what the recipe it is trained with learns or counts, or None.
         one2one_sce, one2one_dpe, ...: twins of these in an end-to-end head.
     """
 
@@ -57,6 +59,7 @@ class TSCODEDetect(Detect):
     dpe: Any
     cls_skip: Any
     quality: Any
+    recipe_state: Any
 
     def __init__(
         self,
@@ -92,17 +95,19 @@ class TSCODEDetect(Detect):
         self.finer = config.finer
         self.built = False  # True once the host has seen the inputs' sizes and set the strides
         self.score = config.score
-        self.sce = self.dpe = self.cls_skip = self.quality = None
+        self.sce = self.dpe = self.cls_skip = self.quality = self.recipe_state = None
         box_width, cls_width = self.cv2[0][-1].in_channels, self.cv3[0][-1].in_channels  # the stock head's
         if config.dpe or config.share_towers:
             self._build_box_branch(config, levels, next(iter(ch)) if config.finer else None, box_width)
         if config.sce or config.share_towers:
             self._build_cls_branch(config, levels, cls_width)
         if config.quality != "none":
-            self.quality = nn.ModuleList(nn.Conv2d(t[-1].in_channels, 1, 3, padding=1) for t in self.cv2)
+            self.quality = QualityBranch([t[-1].in_channels for t in self.cv2], config.quality == "filter3d")
         if end2end:
             for name in self._branch_names():
                 setattr(self, f"one2one_{name}", copy.deepcopy(getattr(self, name)))
+            if config.quality == "filter3d":
+                self.quality = None  # it silences duplicates, which one-to-many labels ask for
 
     def _build_box_branch(self, config: HeadConfig, ch: list[int], finer_ch: int | None, stock: int) -> None:
         """Replace the stock localisation branch: DPE if it is on, and its towers."""
@@ -188,7 +193,7 @@ class TSCODEDetect(Detect):
         sce: SemanticContextEncoding | None = None,
         dpe: DetailPreservingEncoding | None = None,
         cls_skip: nn.ModuleList | None = None,
-        quality: nn.ModuleList | None = None,
+        quality: QualityBranch | None = None,
     ) -> dict[str, Any]:
         """Predict with one set of branches.
 
@@ -199,7 +204,7 @@ class TSCODEDetect(Detect):
             sce: context of classification, or None.
             dpe: context of localisation, or None.
             cls_skip: full-size logits per level, or None.
-            quality: predictors on the localisation towers, or None.
+            quality: branch on the localisation towers, or None.
 
         Returns:
             boxes (B, 4 reg_max, A) as distances in strides or their DFL logits, scores (B, nc, A) before the sigmoid,
@@ -215,7 +220,7 @@ class TSCODEDetect(Detect):
         loc = [_features(box_head, g, i) for i, g in enumerate(loc)]
         preds: dict[str, Any] = {"boxes": _flat(_at(box_head, i)[-1](g) for i, g in enumerate(loc)), "feats": levels}
         if quality is not None:
-            preds["quality"] = _flat(_at(quality, i)(g) for i, g in enumerate(loc))
+            preds["quality"] = quality(loc)
         sem = levels if sce is None else sce(levels)
         scores = [_at(cls_head, i)[-1](_features(cls_head, g, i)) for i, g in enumerate(sem)]
         if sce is not None:
@@ -248,17 +253,22 @@ class TSCODEDetect(Detect):
                 )
 
     def bias_init(self) -> None:
-        """Set the predictors' biases to the host's priors: boxes 2 strides wide, rare objects, for all 4 nc outputs.
+        """Set the predictors' biases to the priors: the host's (rare objects) or the options', for all 4 nc outputs.
 
         Called once by the host, after it has set the strides.
         """
+        box_prior = self.options.get("box_prior") if self.reg_max == 1 else None
+        cls_prior, quality_prior = self.options.get("cls_prior"), self.options.get("quality_prior")
         for branch in [self.one2many] + ([self.one2one] if getattr(self, "one2one_cv2", None) is not None else []):
             for tower in branch["box_head"]:
-                tower[-1].bias.data.fill_(2.0)
+                tower[-1].bias.data.fill_(2.0 if box_prior is None else box_prior)
             cls_head = branch["cls_head"]
             for tower, stride in zip(cls_head, self.stride):
                 rare = math.log(5 / self.nc / (640 / float(stride)) ** 2)  # 5 objects in a 640 px image
-                tower[-1].bias.data.fill_(rare if len(cls_head) == self.nl else -math.log((1 - PRIOR) / PRIOR))
+                hosts = len(cls_head) == self.nl and cls_prior is None
+                tower[-1].bias.data.fill_(rare if hosts else _logit(cls_prior or PRIOR))
+            for predictor in branch["quality"].predictors if branch["quality"] is not None else ():
+                predictor.bias.data.fill_(_logit(quality_prior or 0.5))
         self.built = True
 
     def class_convs(self) -> dict[str, nn.Conv2d]:
@@ -328,6 +338,11 @@ def _features(towers: Any, x: Tensor, level: int) -> Tensor:
     for block in list(_at(towers, level))[:-1]:
         x = run_level(block, x, level)
     return x
+
+
+def _logit(probability: float) -> float:
+    """The bias that starts a sigmoid at this probability."""
+    return math.log(probability / (1 - probability))
 
 
 def _flat(maps: Iterable[Tensor]) -> Tensor:

@@ -6,6 +6,7 @@ the default, leaves it untouched.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from difflib import get_close_matches
 from math import isfinite
@@ -23,7 +24,7 @@ from tscode_yolo.recipes.ota import OTA
 from tscode_yolo.recipes.simota import SimOTA
 from tscode_yolo.recipes.tood import TOOD
 
-__all__ = ["RECIPES", "Recipe", "get_recipe"]
+__all__ = ["RECIPES", "Recipe", "get_recipe", "recipe_from"]
 
 RECIPES: dict[str, type[Recipe]] = {
     "fcos": FCOS,
@@ -63,6 +64,27 @@ def get_recipe(name: str, **overrides: Any) -> Recipe:
             raise ValueError(_unknown(f"option of recipe {name}", key, list(defaults)))
         _check_value(key, value, type(defaults[key]))
     return recipe(**overrides)
+
+
+def recipe_from(spec: str | Mapping[str, Any]) -> Recipe:
+    """Make the recipe a model YAML asks for.
+
+    Args:
+        spec: a name, or a mapping of ``name`` and hyper-parameters.
+
+    Raises:
+        ValueError: the mapping has no name; or as ``get_recipe``.
+        TypeError: as ``get_recipe``.
+
+    Example:
+        >>> recipe_from({"name": "atss", "topk": 11}).topk
+        11
+    """
+    if isinstance(spec, str):
+        return get_recipe(spec)
+    if "name" not in spec:
+        raise ValueError(f"expected a recipe mapping with a name, like {{name: atss, topk: 11}}, got {dict(spec)}")
+    return get_recipe(**spec)
 
 
 def _check_value(key: str, value: Any, kind: type) -> None:

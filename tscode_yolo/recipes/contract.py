@@ -12,7 +12,8 @@ What the head has to know (head and recipes never import each other; they meet i
                         returns its logits as ``preds["quality"]``, (B, 1, A), beside "boxes", "scores" and "feats".
                         ``"filter3d"`` is DeFCN's 3-D max filter; the others are one 3x3 convolution.
     ``Recipe.score``    how inference joins class probability p and quality probability q: "p", "pq" or "sqrt_pq".
-    ``Recipe.cls_prior`` and ``Recipe.box_prior``  the published initial class probability and box distance in strides.
+    ``Recipe.cls_prior``, ``quality_prior``, ``box_prior``  the published initial class and quality probability, and box
+                        distance in strides.
     ``Recipe.state``    makes the module that the head keeps as ``head.recipe_state``. It lives there so that the
                         optimiser, the moving average, the checkpoint and resume carry it: see ``RecipeState``.
 """
@@ -243,6 +244,7 @@ class Recipe(ABC):
         quality: kind of the quality branch, one of ``QUALITIES``.
         score: score rule, one of ``SCORES``.
         cls_prior: initial class probability (class bias -log((1 - pi) / pi)).
+        quality_prior: the same for the quality branch; None leaves it at one half.
         box_prior: initial distance to each side in strides, for heads that regress distances; None keeps the host's.
         names: loss names users see in the progress bar, results.csv and plots.
         one_to_one: True if a point answers for one object and none repeats, so that no NMS is wanted.
@@ -253,6 +255,7 @@ class Recipe(ABC):
     quality: ClassVar[str] = "none"
     score: ClassVar[str] = "p"
     cls_prior: ClassVar[float] = 0.01
+    quality_prior: ClassVar[float | None] = None
     box_prior: ClassVar[float | None] = None
     one_to_one: ClassVar[bool] = False
 

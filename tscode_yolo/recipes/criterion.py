@@ -164,8 +164,7 @@ class TwinCriterion(E2ELoss):
         many, one = twins(recipe)
         criteria = iter((RecipeCriterion(model, many), RecipeCriterion(model, one, counts_epochs=False)))
         super().__init__(model, lambda *_, **__: next(criteria))
-        one_names = tuple(f"o2o_{name.removesuffix('_loss')}" for name in self.one2one.loss_names)
-        self.loss_names = (*self.one2many.loss_names, *one_names)
+        self.loss_names = loss_names(model.model[-1], recipe)
         self.updates = self.one2many.state.finished
         self.o2m = self.decay(self.updates)
         self.o2o = self.total - self.o2m
@@ -183,6 +182,15 @@ class TwinCriterion(E2ELoss):
         """Move the schedule on by an epoch; a resuming host sets ``updates`` first."""
         super().update()
         self.one2many.state.epoch.fill_(self.updates)
+
+
+def loss_names(head: Any, recipe: Recipe) -> tuple[str, ...]:
+    """The names users see when this head is trained with this recipe."""
+    bins = head.reg_max > 1
+    if getattr(head, "one2one_cv2", None) is None:
+        return recipe.loss_names(bins)
+    many, one = twins(recipe)
+    return (*many.loss_names(bins), *(f"o2o_{name.removesuffix('_loss')}" for name in one.loss_names(bins)))
 
 
 def make_criterion(model: Any, recipe: Recipe) -> RecipeCriterion | TwinCriterion:

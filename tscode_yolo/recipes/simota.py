@@ -46,6 +46,7 @@ class SimOTA(Recipe):
     quality: ClassVar[str] = "objectness"
     score: ClassVar[str] = "pq"
     names: ClassVar[tuple[str, ...]] = ("box_loss", "cls_loss", "obj_loss", "l1_loss")
+    quality_prior: ClassVar[float | None] = 0.01
 
     radius: float = 2.5
     topk: int = 10

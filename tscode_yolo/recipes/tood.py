@@ -66,6 +66,7 @@ class TOOD(Recipe):
     quality: ClassVar[str] = "tprob"
     score: ClassVar[str] = "sqrt_pq"
     names: ClassVar[tuple[str, ...]] = ("box_loss", "cls_loss")
+    quality_prior: ClassVar[float | None] = 0.01
 
     alpha: float = 1.0
     beta: float = 6.0
