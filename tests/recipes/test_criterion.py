@@ -177,7 +177,8 @@ def test_a_new_training_restarts_the_counters_and_a_resumed_one_goes_on():
     assert (state.finished, state.level_counts.tolist()) == (0, [0, 0, 0])
 
 
-def test_tood_switches_after_its_warm_up():
+def test_tood_switches_after_its_warm_up(monkeypatch):
+    monkeypatch.setattr(criterion, "NAMED_ITEMS", True)
     recipe = get_recipe("tood", initial_epoch=1)
     loss = RecipeCriterion(make_model(recipe), recipe)
     first = loss(make_preds(), make_batch())[1]["cls_loss"]
@@ -186,7 +187,8 @@ def test_tood_switches_after_its_warm_up():
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_twins_share_the_schedule_of_the_host(name):
+def test_twins_share_the_schedule_of_the_host(name, monkeypatch):
+    monkeypatch.setattr(criterion, "NAMED_ITEMS", True)
     recipe = get_recipe(name)
     model = make_model(recipe, twin=True, epochs=5)
     loss = make_criterion(model, recipe)

