@@ -14,10 +14,8 @@ import torch
 from torch import Tensor
 
 from tscode_yolo.recipes.contract import Assignment, Grid, Moment, Pairs, Preds, Recipe, Targets
-from tscode_yolo.recipes.geometry import assigned, centerness, iou, nearest_points, resolve
+from tscode_yolo.recipes.geometry import INSIDE_MARGIN, assigned, centerness, iou, nearest_points, resolve
 from tscode_yolo.recipes.losses import hard_losses, simple_assignment
-
-INSIDE_MARGIN = 0.01  # pixels a positive's centre must lie inside its box
 
 
 def adaptive_positives(

@@ -83,6 +83,10 @@ class Preds:
         parts = (self.logits, self.bboxes, self.quality, self.bins)
         return Preds(*(None if part is None else part.detach() for part in parts))  # type: ignore[arg-type]
 
+    def of(self, images: slice) -> Preds:
+        """The predictions of some images, without the bins."""
+        return Preds(self.logits[images], self.bboxes[images], None if self.quality is None else self.quality[images])
+
 
 @dataclass(frozen=True)
 class Targets:

@@ -18,8 +18,7 @@ from torch import Tensor
 from tscode_yolo.recipes.atss import adaptive_positives
 from tscode_yolo.recipes.contract import Assignment, Grid, Moment, Pairs, Preds, Recipe, Targets
 from tscode_yolo.recipes.geometry import image_chunks, inside_mask, object_iou, resolve
-from tscode_yolo.recipes.losses import class_loss, hard_losses, score_focal_loss, simple_assignment
-from tscode_yolo.recipes.tood import cut, object_scores
+from tscode_yolo.recipes.losses import class_loss, hard_losses, object_scores, score_focal_loss, simple_assignment
 
 
 def hungarian(quality: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,7 +88,7 @@ class OneToOne(Recipe):
         match = hungarian if self.matcher == "hungarian" else greedy
         found = [Pairs(*targets.labels.new_zeros(3, 0))]
         for images in image_chunks(batch, objects, len(grid.points)):
-            quality = self.quality_matrix(cut(preds, images), targets, images, grid)
+            quality = self.quality_matrix(preds.of(images), targets, images, grid)
             for offset, rows in enumerate(quality):
                 gts = targets.mask[images.start + offset].nonzero().squeeze(-1)
                 if len(gts):
@@ -140,7 +139,7 @@ class OneToMany(Recipe):
         """The best points of each level, cut at mean + deviation and at the box."""
         chosen, merits = [], []
         for images in image_chunks(len(targets.mask), targets.mask.shape[1], len(grid.points)):
-            part = cut(preds, images)
+            part = preds.of(images)
             merit = object_scores(part, targets.labels[images], "p") ** (1 - self.alpha)
             merit *= object_iou(part.bboxes, targets.bboxes[images]) ** self.alpha  # (b, G, A)
             first, candidates = 0, []

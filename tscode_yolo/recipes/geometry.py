@@ -14,6 +14,7 @@ from torch import Tensor
 from tscode_yolo.recipes.contract import Grid, Pairs, Targets
 
 PAIR_BUDGET = 2**22  # (image, object, point) entries a chunk may hold: 16 MB a float32 temporary
+INSIDE_MARGIN = 0.01  # pixels that ATSS, TOOD and OTA want between a positive and the sides of its box
 
 
 def make_grid(shapes: Sequence[Sequence[int]], strides: Sequence[float], device: torch.device | str = "cpu") -> Grid:

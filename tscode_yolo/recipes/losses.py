@@ -66,6 +66,13 @@ def joint_log_scores(preds: Preds, score: str) -> tuple[Tensor, Tensor]:
     return log_s, log_rest - torch.log1p(log_s.exp())  # 1 - s = (1 - s^2) / (1 + s)
 
 
+def object_scores(preds: Preds, labels: Tensor, score: str) -> Tensor:
+    """(B, G, A) joint score of each object's class, (B, G) labels, at every point."""
+    index = labels.unsqueeze(1).expand(-1, preds.logits.shape[1], -1)  # (B, A, G)
+    logits = preds.logits.gather(2, index)
+    return joint_log_scores(Preds(logits, preds.bboxes, preds.quality), score)[0].exp().transpose(1, 2)
+
+
 def focal_loss(preds: Preds, target: Tensor) -> Tensor:
     """Sigmoid focal loss on the class logits, alpha 0.25 and gamma 2: (B, A, K) for a 0/1 target of that shape."""
     return sigmoid_focal_loss(preds.logits, target, alpha=0.25, gamma=2.0)

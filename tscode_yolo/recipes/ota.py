@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
-from tscode_yolo.recipes.atss import INSIDE_MARGIN
 from tscode_yolo.recipes.contract import Assignment, Grid, Moment, Pairs, Preds, Recipe, Targets
-from tscode_yolo.recipes.geometry import inside_pairs, iou, resolve
+from tscode_yolo.recipes.geometry import INSIDE_MARGIN, inside_pairs, iou, resolve
 from tscode_yolo.recipes.losses import hard_losses, matched_iou, simple_assignment
 
 OUTSIDE = 1e6  # cost of a point outside the box or its centre square

@@ -23,7 +23,6 @@ from tscode_yolo.recipes.losses import (
     rank_mean,
     simple_assignment,
 )
-from tscode_yolo.recipes.tood import cut
 
 OUTSIDE = 1e5  # cost of a point that is not in both box and centre square
 
@@ -66,7 +65,7 @@ class SimOTA(Recipe):
         if objects:
             for images in image_chunks(batch, objects, points):
                 part = Targets(targets.labels[images], targets.bboxes[images], targets.mask[images])
-                fg[images], gt[images] = self.match(cut(preds, images), part, grid)
+                fg[images], gt[images] = self.match(preds.of(images), part, grid)
         quality = fg.float()
         return simple_assignment(
             fg,

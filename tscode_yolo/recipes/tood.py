@@ -14,9 +14,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tscode_yolo.recipes.atss import INSIDE_MARGIN, atss_positives
+from tscode_yolo.recipes.atss import atss_positives
 from tscode_yolo.recipes.contract import Assignment, Grid, Moment, Pairs, Preds, Recipe, Targets
 from tscode_yolo.recipes.geometry import (
+    INSIDE_MARGIN,
     assigned,
     centerness,
     group_extreme,
@@ -27,23 +28,11 @@ from tscode_yolo.recipes.geometry import (
 )
 from tscode_yolo.recipes.losses import (
     hard_losses,
-    joint_log_scores,
+    object_scores,
     quality_focal_loss,
     score_focal_loss,
     simple_assignment,
 )
-
-
-def object_scores(preds: Preds, labels: Tensor, score: str) -> Tensor:
-    """(B, G, A) joint score of each object's class, (B, G) labels, at every point."""
-    index = labels.unsqueeze(1).expand(-1, preds.logits.shape[1], -1)  # (B, A, G)
-    logits = preds.logits.gather(2, index)
-    return joint_log_scores(Preds(logits, preds.bboxes, preds.quality), score)[0].exp().transpose(1, 2)
-
-
-def cut(preds: Preds, images: slice) -> Preds:
-    """The predictions of some images, without the bins."""
-    return Preds(preds.logits[images], preds.bboxes[images], None if preds.quality is None else preds.quality[images])
 
 
 @dataclass(frozen=True)
@@ -107,7 +96,7 @@ class TOOD(Recipe):
         points = len(grid.points)
         found: list[tuple[Tensor, ...]] = [(*targets.labels.new_zeros(3, 0), preds.bboxes.new_zeros(0))]
         for images in image_chunks(batch, objects, points):
-            part, bboxes = cut(preds, images), targets.bboxes[images]
+            part, bboxes = preds.of(images), targets.bboxes[images]
             metric = object_scores(part, targets.labels[images], self.score) ** self.alpha
             metric *= object_iou(part.bboxes, bboxes) ** self.beta  # (b, G, A)
             value, point = metric.topk(min(self.topk, points), dim=-1)
