@@ -102,7 +102,7 @@ def _build_head(stub: Any, config: HeadConfig, d: Mapping[str, Any], verbose: bo
 
 def _recipe(spec: str | Mapping[str, Any]) -> Any:
     """The recipe an option names, or None for the host's own loss (without loading any)."""
-    if spec == "ultralytics":
+    if spec in ("ultralytics", {"name": "ultralytics"}):
         return None
     from tscode_yolo.recipes import recipe_from
 

@@ -81,7 +81,8 @@ def test_the_recipe_may_stand_in_the_row_or_above_and_take_hyper_parameters():
 def test_without_a_recipe_the_host_keeps_its_loss():
     assert type(build().init_criterion()) is v8DetectionLoss
     assert type(build("ultralytics", end2end=True).init_criterion()) is E2ELoss
-    assert build("ultralytics").model[-1].recipe_state is None
+    for spec in ("ultralytics", {"name": "ultralytics"}):
+        assert build(spec).model[-1].recipe_state is None
 
 
 @pytest.mark.parametrize(
@@ -89,6 +90,7 @@ def test_without_a_recipe_the_host_keeps_its_loss():
     [
         ({"recipe": "attss"}, "did you mean 'atss'"),
         ({"recipe": {"name": "atss", "top": 3}}, "did you mean 'topk'"),
+        ({"recipe": {"name": "ultralytics", "topk": 3}}, "takes no recipe options"),
         ({"recipe": "atss", "quality": "iou"}, "comes with quality=centerness, score=pq"),
         ({"recipe": "gfl", "quality": "iou", "score": "pq"}, "comes with quality=none"),
         ({"quality": "iou", "cls_prior": 1.5}, "expected a probability below 1"),

@@ -55,6 +55,10 @@ def get_recipe(name: str, **overrides: Any) -> Recipe:
         >>> get_recipe("atss", topk=11).topk
         11
     """
+    if name == "ultralytics":
+        raise ValueError(
+            f"the host's own loss takes no recipe options, got {overrides}; its gains are arguments of train"
+        )
     if name not in RECIPES:
         raise ValueError(_unknown("recipe", name, [*RECIPES, "ultralytics"]))
     recipe = RECIPES[name]

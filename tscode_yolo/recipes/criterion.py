@@ -21,7 +21,7 @@ from tscode_yolo.recipes.contract import Grid, Moment, Preds, Recipe, RecipeStat
 from tscode_yolo.recipes.defcn import twins
 from tscode_yolo.recipes.geometry import make_grid
 
-# hosts of 2025 return the detached terms as a vector, later ones as a dict: their annotation says which
+# before 8.4.104 the host takes the detached terms as a vector, since then as a dict: its own annotation says which
 NAMED_ITEMS = "dict[str, torch.Tensor]]" in str(inspect.signature(v8DetectionLoss.loss).return_annotation)
 
 
