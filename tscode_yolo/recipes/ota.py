@@ -14,51 +14,81 @@ from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
 from tscode_yolo.recipes.contract import Assignment, Grid, Moment, Pairs, Preds, Recipe, Targets
-from tscode_yolo.recipes.geometry import INSIDE_MARGIN, inside_pairs, iou, resolve
+from tscode_yolo.recipes.geometry import INSIDE_MARGIN, inside_pairs, pair_iou, resolve
 from tscode_yolo.recipes.losses import hard_losses, matched_iou, simple_assignment
 
-OUTSIDE = 1e6  # cost of a point outside the box or its centre square
+EPS = 1e-8  # inside the logarithms of supply and demand, as in the reference
 
 
-def transport(cost: Tensor, supply: Tensor, idle: int, epsilon: float, iterations: int) -> Tensor:
-    """Sinkhorn iterations in the log domain; demand is 1 at every point.
+@dataclass(frozen=True)
+class Problem:
+    """Transport problems of a batch, with the entries that cost less than "never" only.
 
-    Points that no object can reach all behave alike: the last row, the background, serves them whatever happens. They
-    enter as one column of demand ``idle``, which gives the same plan at a fraction of the work.
+    A point outside an object's centre square costs 1e6 in the reference, which no plan survives, so such entries are
+    left out; and points that no object can reach (idle) all get the same from the background, which alone serves them.
+
+    Attributes:
+        row, column: (N,) object, among R = B * G, and point, among the C reachable ones, of each entry.
+        image: (C,) image of each reachable point.
+        cost: (N,) cost of each entry.
+        background: (C,) cost of the background at each reachable point.
+        supply: (R,) labels each object supplies.
+        rest: (B,) labels the background supplies.
+        idle: (B,) points no object can reach.
+    """
+
+    row: Tensor
+    column: Tensor
+    image: Tensor
+    cost: Tensor
+    background: Tensor
+    supply: Tensor
+    rest: Tensor
+    idle: Tensor
+
+
+def log_sum(index: Tensor, values: Tensor, extra: Tensor) -> Tensor:
+    """Logarithm of the sum of exponentials of ``values`` by ``index``, and of ``extra``, one more for each index."""
+    top = extra.scatter_reduce(0, index, values, "amax").clamp(min=torch.finfo(values.dtype).min)
+    return top + ((extra - top).exp().index_add(0, index, (values - top[index]).exp())).log()
+
+
+def transport(problem: Problem, epsilon: float, iterations: int) -> tuple[Tensor, Tensor]:
+    """Solve the problems by Sinkhorn iterations in the log domain; demand is 1 at every point.
 
     Args:
-        cost: (G + 1, V) cost of each object, then of the background, at the V reachable points.
-        supply: (G + 1,) labels each row supplies.
-        idle: number of points no object can reach.
+        problem: the entries.
         epsilon: entropic regularisation.
         iterations: number of alternations.
 
     Returns:
-        (G + 1, V) logarithm of the plan, each row scaled so that its largest entry (idle points included) is 1.
+        (N,) bool, True where the object sends the point a larger share of its best than the background does; and the
+        logarithm of that share.
     """
-    kernel = -cost / epsilon
-    if idle:
-        column = kernel.new_full((len(cost), 1), -OUTSIDE / epsilon)
-        column[-1] = 0
-        kernel = torch.cat((kernel, column), 1)
-    demand = kernel.new_ones(kernel.shape[1])
-    if idle:
-        demand[-1] = idle
-    log_demand, log_supply = (demand + 1e-8).log(), (supply + 1e-8).log()
-    rows = kernel.new_full((len(cost),), 1 / epsilon)
-    columns = torch.zeros_like(demand)
+    p, never = problem, -torch.inf
+    kernel, floor = -p.cost / epsilon, -p.background / epsilon
+    rows, rest = torch.full_like(p.supply, 1 / epsilon), torch.full_like(p.rest, 1 / epsilon)
+    nothing = torch.full_like(rows, never)
+    columns, idle = torch.zeros_like(floor), p.idle.log()
     for _ in range(iterations):
-        columns = log_demand - (kernel + rows[:, None]).logsumexp(0)
-        rows = log_supply - (kernel + columns).logsumexp(1)
-    plan = kernel + rows[:, None] + columns
-    if idle:
-        plan[:, -1] -= log_demand[-1]  # what one idle point gets
-    return (plan - plan.amax(1, keepdim=True))[:, : cost.shape[1]]
+        columns = -log_sum(p.column, kernel + rows[p.row], floor + rest[p.image])
+        idle = p.idle.log() - rest
+        rows = (p.supply + EPS).log() - log_sum(p.row, kernel + columns[p.column], nothing)
+        rest = (p.rest + EPS).log() - log_sum(p.image, floor + columns, idle)
+    share = kernel + rows[p.row] + columns[p.column]
+    share = share - nothing.scatter_reduce(0, p.row, share, "amax")[p.row]
+    other = floor + rest[p.image] + columns
+    each_idle = (idle + rest - p.idle.log()).where(p.idle > 0, never)  # what one idle point gets
+    other = other - each_idle.scatter_reduce(0, p.image, other, "amax")[p.image]
+    return share >= other[p.column], share
 
 
 @dataclass(frozen=True)
 class OTA(Recipe):
     """Every point goes to the row, object or background, that sends it most of what it sends anywhere.
+
+    Differs from the reference: an object without a point in its centre square (smaller than a stride) gets none; there,
+    the rounding of a cost of 1e6 picks one.
 
     Attributes:
         radius: half side of the centre square, in strides.
@@ -83,42 +113,41 @@ class OTA(Recipe):
     quality_gain: float = 0.5
 
     def assign(self, preds: Preds, targets: Targets, grid: Grid, moment: Moment) -> Assignment:
-        """One transport problem an image, over the points that some object can reach."""
-        reach = inside_pairs(grid, targets, margin=INSIDE_MARGIN, radius=self.radius)
-        found = [Pairs(*targets.labels.new_zeros(3, 0))]
-        for image, mask in enumerate(targets.mask):
-            gts = mask.nonzero().squeeze(-1)
-            mine = reach.image == image
-            points, column = reach.point[mine].unique(return_inverse=True)
-            if len(points) == 0:
-                continue
-            valid = torch.zeros(targets.mask.shape[1], len(points), dtype=torch.bool, device=points.device)
-            valid[reach.gt[mine], column] = True
-            row = self.match(preds, targets, image, gts, points, valid[gts])
-            fg = row < len(gts)
-            found.append(Pairs(torch.full_like(points[fg], image), gts[row[fg]], points[fg]))
-        pairs = Pairs(*(torch.cat(parts) for parts in zip(*found, strict=True)))
-        no_merit = preds.logits.new_zeros(len(pairs.image))
-        fg, gt = resolve(pairs, no_merit, len(preds.logits), len(grid.points))
+        """One transport problem an image, all solved together."""
+        pairs = inside_pairs(grid, targets, margin=INSIDE_MARGIN, radius=self.radius)
+        gets, share = transport(self.problem(preds, targets, pairs), self.epsilon, self.iterations)
+        pairs = Pairs(*(part[gets] for part in pairs))
+        fg, gt = resolve(pairs, share[gets], len(preds.logits), len(grid.points))
         return simple_assignment(fg, gt, quality_target=matched_iou(preds, targets, fg, gt))
 
-    def match(self, preds: Preds, targets: Targets, image: int, gts: Tensor, points: Tensor, valid: Tensor) -> Tensor:
-        """(V,) row each reachable point goes to: an index into ``gts``, or ``len(gts)`` for the background."""
-        logits, labels = preds.logits[image, points], targets.labels[image, gts]
-        overlap = iou(targets.bboxes[image, gts, None], preds.bboxes[image, points])  # (G, V)
-        off = sigmoid_focal_loss(logits, torch.zeros_like(logits))
-        background = off.sum(-1)  # (V,)
-        on = sigmoid_focal_loss(logits[:, labels], torch.ones_like(logits[:, labels]))
-        cost = background + (on - off[:, labels]).T  # (G, V) focal loss of the one-hot target, summed over classes
-        cost = cost - self.reg_cost * overlap.clamp(min=torch.finfo(torch.float32).eps).log() + OUTSIDE * ~valid
-        best = (overlap * valid).topk(min(self.topk, len(points))).values
-        wanted = best.sum(-1).int().clamp(min=1)
-        total = preds.logits.shape[1]
-        supply = torch.cat((wanted, (total - wanted.sum(0, keepdim=True)).clamp(min=0))).float()
-        plan = transport(
-            torch.cat((cost, background[None])), supply, total - len(points), self.epsilon, self.iterations
-        )
-        return plan.argmax(0)
+    def problem(self, preds: Preds, targets: Targets, pairs: Pairs) -> Problem:
+        """Costs, supplies and demands."""
+        batch, points = preds.logits.shape[:2]
+        keys, column = (pairs.image * points + pairs.point).unique(return_inverse=True)
+        image = keys // points
+        row = pairs.image * targets.mask.shape[1] + pairs.gt
+        background = self.focal(preds.logits.flatten(0, 1)[keys], 0).sum(-1)  # of the target with no class
+        logits = preds.logits[pairs.image, pairs.point, targets.labels[pairs.image, pairs.gt]]
+        overlap = pair_iou(preds.bboxes, targets, pairs)
+        cost = background[column] + self.focal(logits, 1) - self.focal(logits, 0)  # of the object's class
+        cost = cost - self.reg_cost * overlap.clamp(min=torch.finfo(overlap.dtype).eps).log()
+        supply = self.supply(row, overlap, targets.mask.numel())
+        rest = points - supply.view(batch, -1).sum(1)
+        idle = points - image.bincount(minlength=batch).to(supply.dtype)
+        return Problem(row, column, image, cost, background, supply, rest.clamp(min=0), idle)
+
+    def supply(self, row: Tensor, overlap: Tensor, rows: int) -> Tensor:
+        """(R,) whole number below the summed IoU of each object's best boxes, at least 1; 0 without any point."""
+        counts = row.bincount(minlength=rows)
+        slot = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
+        table = overlap.new_zeros(rows, max(int(counts.max()), self.topk) if rows else self.topk)
+        table[row, slot] = overlap
+        return table.topk(self.topk).values.sum(-1).floor().clamp(min=1) * (counts > 0)
+
+    @staticmethod
+    def focal(logits: Tensor, target: int) -> Tensor:
+        """Elementwise focal loss towards 0 or 1."""
+        return sigmoid_focal_loss(logits, torch.full_like(logits, target))
 
     def losses(
         self, preds: Preds, targets: Targets, grid: Grid, assignment: Assignment, moment: Moment
