@@ -19,6 +19,7 @@ ALLOWED = {
     "transfer": set(),
     "register": {"config", "context", "head", "quality", "recipes", "transfer"},
     "doctor": {"config", "register"},
+    "align": set(),
     "cli": {"config"},
     "__init__": {"register"},
 }

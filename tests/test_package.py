@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -34,7 +33,8 @@ def environment(folder: Path) -> Path:
     python = folder / "bin/python"
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
     site = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
-    Path(site, "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")  # its .pth files do not run from there
+    borrowed = [p for p in sys.path if p.endswith("-packages")]
+    Path(site, "borrowed.pth").write_text("\n".join(borrowed) + "\n")  # .pth files in there are not processed
     return python
 
 

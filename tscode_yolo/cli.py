@@ -12,6 +12,7 @@ from tscode_yolo.config import unknown_name
 
 VERBS = {  # name: (module with main(args) -> exit code, what it does)
     "doctor": ("tscode_yolo.doctor", "check the installation: versions, hooks, model YAMLs, a forward at an odd size"),
+    "align": ("tscode_yolo.align", "see where scores and boxes disagree before NMS: numbers, pictures, report"),
 }
 
 

@@ -1,0 +1,297 @@
+"""The whole command: files written, numbers in them, words, errors; and the interval's arithmetic."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from scipy.stats import bootstrap as scipy_bootstrap
+
+from tscode_yolo.align import AlignArgs, main
+from tscode_yolo.align.collect import Settings, collect
+from tscode_yolo.align.command import short_names
+from tscode_yolo.align.curves import plot_curves, read_results
+from tscode_yolo.align.html import number
+from tscode_yolo.align.measure import Measurer, resamples
+from tscode_yolo.align.predict import Detector
+from tscode_yolo.align.report import interval
+from tscode_yolo.align.source import open_source
+from tscode_yolo.align.tide import Kind
+from tscode_yolo.align.verdict import findings, headline, shares
+
+from .align_oracles import random_scene
+from .align_scenes import draw_dataset
+
+CSV = "epoch, train/cls_loss, val/cls_loss\n1,2.0,2.5\n2,1.0,1.5\n"
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory, checkpoint):
+    """One run with two models over a set that has an unreadable, an empty and an unlabelled image."""
+    folder = tmp_path_factory.mktemp("align")
+    data = draw_dataset(folder / "set", 8)
+    (folder / "set" / "images" / "val" / "0000.png").write_bytes(b"broken")
+    (folder / "set" / "labels" / "val" / "0001.txt").write_text("")
+    (folder / "set" / "labels" / "val" / "0002.txt").unlink()
+    (folder / "results.csv").write_text(CSV)
+    code = main(
+        {"model": checkpoint, "baseline": checkpoint, "data": str(data), "imgsz": 96, "resamples": 30, "examples": 2,
+         "cam": 1, "results": str(folder), "baseline_results": str(folder / "results.csv"),
+         "out": str(folder / "out"), "verbose": False}
+    )  # fmt: skip
+    assert code == 0
+    return folder / "out"
+
+
+def test_every_piece_is_written(written):
+    names = {p.name for p in written.iterdir()}
+    assert {"report.html", "report.json", "plots-1.png", "plots-2.png", "curves-1.png"} <= names
+    for png in written.glob("*.png"):
+        assert png.read_bytes().startswith(b"\x89PNG")
+
+
+def test_json_counts_what_was_read_and_left_out(written):
+    report = json.loads((written / "report.json").read_text())
+    data = report["data"]
+    assert (data["images_listed"], data["images_read"], data["corrupt_images"]) == (8, 7, 1)
+    assert (data["images_without_objects"], data["images_without_label_file"], data["objects"]) == (2, 1, 10)
+    assert data["objects_per_class"] == {"box": 5, "disc": 5}
+    assert report["schema"] == 1
+    assert set(report["models"][0]["classes"]) == {"box", "disc"}
+    assert set(report["models"][0]["sizes"]) == {"small", "medium", "large"}
+
+
+def test_a_model_differs_in_nothing_from_itself(written):
+    report = json.loads((written / "report.json").read_text())
+    told = [c for c in report["difference"].values() if c["value"] is not None]
+    assert len(told) > 20
+    for cell in told:
+        assert cell["value"] == 0
+        assert cell["low"] in (0, None)
+        assert cell["high"] in (0, None)
+
+
+class _Page(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.open, self.images, self.links = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        if tag == "img":
+            self.images.append(attrs)
+        if tag in ("script", "link", "iframe"):
+            self.links.append(tag)
+        self.links += [v for k, v in attrs.items() if k in ("href", "src") and not str(v).startswith("data:")]
+        if tag not in ("img", "meta", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_stands_alone_and_closes_what_it_opens(written):
+    text = (written / "report.html").read_text()
+    page = _Page()
+    page.feed(text)
+    assert page.open == []
+    assert page.links == []
+    assert "url(" not in text
+    assert len(page.images) >= 3
+    for image in page.images:
+        assert image["alt"]
+        assert base64.b64decode(image["src"].split(",", 1)[1]).startswith(b"\xff\xd8")
+    report = json.loads((written / "report.json").read_text())
+    assert report["headline"] in text.replace("&#x27;", "'")
+    assert number("ap", report["models"][0]["overall"]["ap"]["value"]) in text
+    assert not re.search(r"\b(nan|None|inf)\b", re.sub(r"base64,[^\"]*", "", text.split("How this was made")[0]))
+
+
+def test_names_of_classes_and_files_are_escaped(written, tmp_path):
+    from tscode_yolo.align import html
+
+    report = json.loads((written / "report.json").read_text())
+    report["models"][0]["classes"]["<b>"] = report["models"][0]["classes"].pop("box")
+    page = html.render(report, ["<i>", "b"], {}, "<script>")
+    assert "<script>" not in page
+    assert "<b>" not in page.replace("<b>–", "").split("By size and class")[1].split("The data")[0]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [({"data": "d"}, "model="), ({"model": "m"}, "data="), ({"model": "m", "data": "d", "basline": "x"}, "baseline"),
+     ({"model": "m", "data": "d", "conf": 2}, "conf from 0 to 1"), ({"model": "m", "data": "d", "imgsz": "x"}, "imgsz"),
+     ({"model": "m", "data": "d", "limit": 0}, "limit"), ({"model": "m", "data": "d", "cam": -1}, "cam"),
+     ({"model": "m", "data": "d", "baseline_results": "r"}, "results=")],
+)  # fmt: skip
+def test_bad_keys_and_values_are_explained(args, message):
+    with pytest.raises(ValueError, match=message):
+        AlignArgs.parse(args)
+
+
+def test_errors_give_exit_code_2_and_no_folder(tmp_path, checkpoint, dataset):
+    out = tmp_path / "out"
+    assert main({"model": checkpoint, "data": str(tmp_path / "none.json"), "images": ".", "out": str(out)}) == 2
+    assert main({"model": checkpoint, "data": str(dataset), "results": str(tmp_path / "x.csv"), "out": str(out)}) == 2
+    for image in (tmp_path / "set" / "images" / "val").iterdir():
+        image.write_bytes(b"")
+    assert main({"model": checkpoint, "data": str(dataset), "imgsz": 96, "out": str(out), "verbose": False}) == 2
+    assert not out.exists()
+
+
+def test_device_zero_is_a_name():
+    assert AlignArgs.parse({"model": "m", "data": "d", "device": 0}).device == "0"
+
+
+def test_short_names_tell_models_apart():
+    assert short_names(["a/x.pt", "b/y.pt"]) == ["x", "y"]
+    assert short_names(["r/one/weights/best.pt", "r/two/weights/best.pt"]) == ["one/weights/best", "two/weights/best"]
+    assert short_names(["x.pt", "x.pt"]) == ["x (1)", "x (2)"]
+
+
+def test_interval_covers_the_middle_of_symmetric_draws_and_shifts_with_bias():
+    draws = np.linspace(0, 1, 1001)
+    low, high = interval(0.5, draws)
+    assert (low, high) == (pytest.approx(0.025, abs=2e-3), pytest.approx(0.975, abs=2e-3))
+    # Efron 1981: with a share p of the draws below the value, percentiles Phi(2 Phi^-1(p) -+ 1.96); p = 0.3 by table:
+    # Phi^-1(0.3) = -0.5244, so Phi(-3.0088) = 0.0013 and Phi(0.9112) = 0.8189.
+    low, high = interval(0.3, draws)
+    assert (low, high) == (pytest.approx(0.0013, abs=2e-3), pytest.approx(0.8189, abs=2e-3))
+    assert interval(0.5, draws[:10]) is None
+    assert interval(float("nan"), draws) is None
+
+
+def test_intervals_agree_with_scipys_bootstrap_of_a_mean(measure):
+    """Winner gap per image, one object an image: resampling images is resampling values."""
+    rng = np.random.default_rng(0)
+    gts = [{"box": [0.0, 0.0, 100.0, 100.0], "cls": 0, "crowd": False}]
+    widths = rng.uniform(55, 95, 60)
+    scene = [{"gts": gts, "dets": [{"box": [0, 0, 100, 100], "cls": 0, "score": 0.1},
+                                   {"box": [0, 0, w, 100], "cls": 0, "score": 0.9}]} for w in widths]  # fmt: skip
+    values, _, measurer = measure(scene, classes=1)
+    draws = np.concatenate([measurer(w)["gap"][:, 0] for w in resamples(60, 800, 1, step=400)][1:])
+    gaps = 1 - widths / 100
+    assert values["gap"][0] == pytest.approx(gaps.mean(), abs=1e-6)
+    expected = scipy_bootstrap((gaps,), np.mean, method="percentile", rng=2, n_resamples=4000).confidence_interval
+    assert interval(float(values["gap"][0]), draws) == pytest.approx((expected.low, expected.high), abs=6e-3)
+
+
+def test_resamples_begin_with_the_data_and_keep_their_size():
+    parts = list(resamples(7, 12, 3, step=5))
+    assert [p.shape for p in parts] == [(1, 7), (5, 7), (5, 7), (2, 7)]
+    assert (parts[0] == 1).all()
+    assert all((p.sum(1) == 7).all() for p in parts)
+    again = list(resamples(7, 12, 3, step=5))
+    assert all(np.array_equal(a, b) for a, b in zip(parts, again, strict=True))
+
+
+def test_a_set_without_any_object_still_gives_words(measure):
+    scene = [{"gts": [], "dets": [{"box": [0, 0, 50, 50], "cls": 0, "score": 0.9}]}, {"gts": [], "dets": []}]
+    values, collector, _ = measure(scene)
+    assert np.isnan(values["ap"][0])
+    assert collector.counts["images_without_predictions"] == 1
+    overall = {k: {"value": None, "low": None, "high": None} for k in values}
+    report = {"models": [{"overall": overall}]}
+    assert "no labelled objects" in headline(report)
+
+
+def test_objects_without_any_prediction_are_all_missed(measure):
+    scene = [{"gts": [{"box": [0, 0, 50, 50], "cls": 1, "crowd": False}], "dets": []}]
+    values, collector, _ = measure(scene)
+    assert (values["ap"][0], values["covered"][0], values["olrp"][2]) == (0, 0, 1)
+    assert values["loss_unseen"][0] == 1
+    assert collector.objects.rows["missed"].tolist() == [True]
+
+
+def test_label_files_and_a_coco_file_of_one_set_give_the_same_numbers(tmp_path, checkpoint):
+    """And a crowd over everything in the COCO file turns every unmatched box of its class into an ignored one."""
+    data = draw_dataset(tmp_path / "set", 5)
+    detector = Detector(checkpoint, imgsz=96)
+    names = {0: "box", 1: "disc"}
+    source = open_source(str(data), names)
+    content = {"images": [], "annotations": [], "categories": [{"id": 5, "name": "box"}, {"id": 8, "name": "disc"}]}
+    for sample in source:
+        content["images"].append({"id": sample.index, "file_name": sample.path.name})
+        for box, label in zip(sample.objects.boxes, sample.objects.labels, strict=True):
+            x1, y1, x2, y2 = box
+            row = {"image_id": sample.index, "category_id": (5, 8)[label], "bbox": [x1, y1, x2 - x1, y2 - y1]}
+            content["annotations"].append(row)
+    file = tmp_path / "instances.json"
+
+    def numbers(source):
+        collection = collect(source, [detector], Settings(examples=0), progress=False)
+        values = Measurer(collection.collectors[0], 5, 2)(np.ones((1, 5), np.uint16))
+        return {k: v[0] for k, v in values.items()}, collection
+
+    file.write_text(json.dumps(content))
+    images = str(tmp_path / "set" / "images" / "val")
+    plain, _ = numbers(source)
+    coco, _ = numbers(open_source(str(file), names, images=images))
+    for name, value in plain.items():
+        np.testing.assert_allclose(coco[name], value, atol=1e-6, err_msg=name)
+    assert plain["covered"][0] > 0
+    for image in range(5):
+        row = {"image_id": image, "category_id": 5, "bbox": [0, 0, 96, 96], "iscrowd": 1}
+        content["annotations"].append(row)
+    file.write_text(json.dumps(content))
+    _, crowded = numbers(open_source(str(data), names, annotations=str(file)))
+    rows = crowded.collectors[0].detections.rows
+    background = rows["kind"][rows["cls"] == 0]
+    assert (background == Kind.IGNORED).sum() > 0.9 * len(background)
+    assert crowded.labels["crowd_regions"] == 5
+    assert crowded.labels["objects"] == 10
+
+
+def _overall(**values):
+    names = ("ap", "loss_alignment", "loss_scores", "loss_boxes", "loss_unseen", "rank", "best_first", "gap",
+             "nms_removed")  # fmt: skip
+    return {n: {"value": values.get(n, 0.0), "low": None, "high": None} for n in names}
+
+
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [({"ap": 0.4, "loss_alignment": 0.4, "loss_scores": 0.45, "loss_boxes": 0.1, "loss_unseen": 0.05}, "scores pick"),
+     ({"ap": 0.4, "loss_alignment": 0.05, "loss_scores": 0.1, "loss_boxes": 0.45, "loss_unseen": 0.05}, "tight enough"),
+     ({"ap": 0.4, "loss_alignment": 0.05, "loss_scores": 0.3, "loss_boxes": 0.1, "loss_unseen": 0.2}, "data or the"),
+     ({"ap": 0.4, "loss_alignment": 0.1, "loss_scores": 0.3, "loss_boxes": 0.2, "loss_unseen": 0.1}, "Both"),
+     ({"ap": 1.0}, "no loss")],
+)  # fmt: skip
+def test_the_headline_names_the_larger_cause(values, word):
+    report = {"models": [{"overall": _overall(**values)}]}
+    assert word in headline(report)
+    assert sum(shares(report["models"][0]["overall"]).values()) == pytest.approx(1 - values["ap"])
+
+
+def test_findings_repeat_the_numbers(written):
+    report = json.loads((written / "report.json").read_text())
+    assert findings(report) == report["findings"]
+    assert f"AP is {100 * report['models'][0]['overall']['ap']['value']:.1f} %" in report["findings"][0]
+    assert any("corrupt" in line for line in report["findings"])
+
+
+def test_curves_read_padded_names_and_refuse_other_files(tmp_path):
+    (tmp_path / "results.csv").write_text(CSV)
+    run = read_results(tmp_path)
+    assert run == {"epoch": [1, 2], "train/cls_loss": [2, 1], "val/cls_loss": [2.5, 1.5]}
+    lines = plot_curves({"a": run, "b": run}).axes[0].lines
+    assert [line.get_ydata().tolist() for line in lines] == [[2, 1], [2.5, 1.5]] * 2
+    (tmp_path / "results.csv").write_text("epoch,loss\n1,2\n")
+    with pytest.raises(ValueError, match="train/cls_loss"):
+        read_results(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"results\.csv"):
+        read_results(tmp_path / "none")
+
+
+def test_a_crowded_scene_goes_through_every_number(measure):
+    """No number is infinite, and every share lies between 0 and 1."""
+    values, _, _ = measure(random_scene(5, images=20))
+    for name, value in values.items():
+        assert not np.isinf(value).any(), name
+        if name not in ("rank", "gap", "spearman", "pearson", "spearman_kept", "pearson_kept", "loss_alignment",
+                        "loss_scores", "loss_boxes"):  # fmt: skip
+            assert np.nanmin(value) >= 0, name
+            assert np.nanmax(value) <= 1, name

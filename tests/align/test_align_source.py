@@ -1,0 +1,135 @@
+"""Reading: label files, COCO files with crowds, corrupt and empty images, and the host's padding."""
+
+from __future__ import annotations
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+from ultralytics.data.augment import LetterBox
+
+from tscode_yolo.align.predict import batches, letterbox
+from tscode_yolo.align.source import BadLabel, CocoFile, list_images, open_source, read_label_file
+
+from .align_scenes import draw_dataset
+
+NAMES = {0: "box", 1: "disc"}
+
+
+def test_label_rows_become_pixels_and_repeats_count_once(tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_text("1 0.5 0.5 0.2 0.4\n1 0.5 0.5 0.2 0.4\n0 0.1 0.1 0.3 0.1 0.3 0.5 0.1 0.5\n")
+    objects = read_label_file(file, 200, 100, 2)
+    assert objects.labels.tolist() == [1, 0]
+    np.testing.assert_allclose(objects.boxes, [[80, 30, 120, 70], [20, 10, 60, 50]])
+    np.testing.assert_allclose(objects.areas, [1600, 1600])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("0 0.5 0.5 0.2", "class cx cy w h"), ("2 0.5 0.5 0.2 0.2", "from 0 to 1"), ("0 a b c d", "expected numbers"),
+     ("0 0.5 0.5 3 0.2", "coordinates from 0 to 1"), ("0 .1 .1 .2 .2 .3 .3 .4", "pairs x y")],
+)  # fmt: skip
+def test_a_bad_row_is_named_with_file_and_line(tmp_path, text, message):
+    file = tmp_path / "a.txt"
+    file.write_text("0 0.5 0.5 0.1 0.1\n" + text)
+    with pytest.raises(BadLabel, match=r"a\.txt:2: .*" + message):
+        read_label_file(file, 10, 10, 2)
+
+
+def test_what_cannot_be_read_is_counted_and_left_out(tmp_path):
+    data = draw_dataset(tmp_path / "set", 5)
+    images, labels = tmp_path / "set" / "images" / "val", tmp_path / "set" / "labels" / "val"
+    (images / "0000.png").write_bytes(b"not an image")
+    (images / "0001.png").write_bytes(b"")
+    (labels / "0002.txt").write_text("9 0.5 0.5 0.1 0.1")
+    (labels / "0003.txt").write_text("")
+    (labels / "0004.txt").unlink()
+    source = open_source(str(data), NAMES)
+    samples = list(source)
+    assert [s.path.name for s in samples] == ["0003.png", "0004.png"]
+    assert [s.index for s in samples] == [0, 1]
+    assert source.counts == {
+        "images_listed": 5, "images_read": 2, "corrupt_images": 2, "corrupt_labels": 1,
+        "images_without_label_file": 1, "images_without_objects": 2,
+    }  # fmt: skip
+    assert len(source.problems) == 3
+
+
+def _coco(tmp_path, categories=({"id": 7, "name": "disc"}, {"id": 3, "name": "box"})):
+    content = {
+        "images": [{"id": 11, "file_name": "0000.png"}, {"id": 12, "file_name": "sub/0001.png"}],
+        "categories": list(categories),
+        "annotations": [
+            {"image_id": 11, "category_id": 7, "bbox": [1, 2, 30, 40], "area": 700.0, "iscrowd": 0},
+            {"image_id": 11, "category_id": 3, "bbox": [0, 0, 50, 50], "iscrowd": 1},
+            {"image_id": 11, "category_id": 3, "bbox": [0, 0, 9, 9], "ignore": 1},
+        ],
+    }
+    file = tmp_path / "instances.json"
+    file.write_text(json.dumps(content))
+    return file
+
+
+def test_coco_json_brings_crowds_areas_and_classes_by_name(tmp_path):
+    objects = CocoFile(_coco(tmp_path), NAMES)(tmp_path / "0000.png", 96, 96)
+    assert objects.labels.tolist() == [1, 0, 0]
+    assert objects.boxes[0].tolist() == [1, 2, 31, 42]
+    assert objects.areas.tolist() == [700, 2500, 81]
+    assert objects.crowd.tolist() == [False, True, False]
+    assert objects.ignore.tolist() == [False, True, True]
+
+
+def test_coco_json_as_data_takes_the_images_it_lists(tmp_path):
+    draw_dataset(tmp_path / "set", 4)
+    source = open_source(str(_coco(tmp_path)), NAMES, images=str(tmp_path / "set" / "images" / "val"))
+    samples = list(source)
+    assert [s.path.name for s in samples] == ["0000.png", "0001.png"]
+    assert [len(s.objects) for s in samples] == [3, 0]
+
+
+def test_categories_of_other_names_go_by_order_only_if_as_many(tmp_path):
+    strangers = ({"id": 9, "name": "x"}, {"id": 4, "name": "y"})
+    assert CocoFile(_coco(tmp_path, strangers), NAMES).classes == {4: 0, 9: 1}
+    with pytest.raises(ValueError, match="expected categories named"):
+        CocoFile(_coco(tmp_path, strangers[:1]), NAMES)
+
+
+def test_errors_say_what_was_expected(tmp_path, dataset):
+    with pytest.raises(ValueError, match="images=FOLDER"):
+        open_source(str(_coco(tmp_path)), NAMES)
+    with pytest.raises(ValueError, match="expected a part named 'test'"):
+        open_source(str(dataset), NAMES, split="test")
+    with pytest.raises(ValueError, match="expected 1 classes"):
+        open_source(str(dataset), {0: "box"})
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        list_images(tmp_path / "nowhere")
+    file = tmp_path / "other.json"
+    file.write_text('{"images": [], "categories": []}')
+    with pytest.raises(ValueError, match="without annotations"):
+        CocoFile(file, NAMES)
+
+
+@pytest.mark.parametrize("shape", [(480, 640), (640, 480), (333, 500), (50, 37), (1000, 31)])
+def test_padding_is_the_hosts(shape):
+    """The same pixels as the host's resize and LetterBox to the shape its rect batches would have."""
+    image = np.random.default_rng(0).integers(0, 255, (*shape, 3), dtype=np.uint8)
+    padded, frame = letterbox(image, 320, 32)
+    ratio = 320 / max(shape)
+    w, h = min(int(np.ceil(shape[1] * ratio)), 320), min(int(np.ceil(shape[0] * ratio)), 320)
+    resized = cv2.resize(image, (w, h), interpolation=cv2.INTER_LINEAR) if (h, w) != shape else image
+    expected = LetterBox(frame.shape, auto=False, scaleup=False)(image=resized)
+    assert np.array_equal(padded, expected)
+    assert all(side % 32 == 0 for side in frame.shape)
+    corners = np.array([[frame.pad[0], frame.pad[1], frame.pad[0] + w, frame.pad[1] + h]])
+    np.testing.assert_allclose(frame.to_image(corners), [[0, 0, shape[1], shape[0]]], atol=1e-9)
+
+
+def test_batches_hold_one_shape_lose_nothing_and_wait_little(dataset):
+    samples = list(open_source(str(dataset), NAMES))
+    groups = list(batches(samples, 96, 32, True, 2))
+    assert sorted(s.index for g in groups for s, _, _ in g) == list(range(6))
+    for group in groups:
+        assert len(group) <= 2
+        assert len({image.shape for _, image, _ in group}) == 1

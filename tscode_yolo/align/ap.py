@@ -1,0 +1,170 @@
+"""Average precision and LRP from the tables, for many weightings of the images at once.
+
+Every function takes W (B, images): how often each image counts in each of B replicates. One row of ones is the value
+itself; rows drawn at random are the bootstrap (Efron, 1979), which resamples images because boxes of one image are not
+independent. So an interval comes out of the very code that gives the value.
+
+AP: COCO's (pycocotools ``COCOeval.accumulate``): precision made monotone, read at 101 recalls, ignored rows absent.
+LRP: Oksuz et al., "One Metric to Measure Them All", arXiv:2011.10772: at a score threshold, (sum over true positives of
+(1 - IoU) / (1 - 0.5) + false positives + false negatives) / (all three counts). oLRP is the least over thresholds, and
+the score where it is reached is the class's optimal threshold. The paper scans thresholds in steps of 0.01; here every
+score present is one.
+Letters: B replicates, N rows, K classes, T IoU thresholds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .match import ALL_BITS, FOUND_IOU, IOU_THRESHOLDS
+
+RECALLS = np.linspace(0, 1, 101)
+_CHUNK = 4_000_000  # weights gathered at once, bounds the memory of long tables
+
+
+def interpolate(tp: np.ndarray, seen: np.ndarray, positives: np.ndarray) -> np.ndarray:
+    """COCO's 101-point AP from cumulative counts at the true positives.
+
+    Args:
+        tp: (B, M) true positives up to and with each.
+        seen: (B, M) detections up to and with each.
+        positives: (B,) objects to find.
+
+    Returns:
+        (B,) AP, NaN where there is nothing to find.
+    """
+    b, m = tp.shape
+    if m == 0:
+        return np.where(positives > 0, 0.0, np.nan)
+    precision = np.divide(tp, seen, out=np.zeros_like(tp), where=seen > 0)
+    precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    recall = tp / np.where(positives > 0, positives, 1)[:, None]
+    shift = 2.0 * np.arange(b)[:, None]  # sorts all replicates with one search; the first, the value, is not shifted
+    index = np.searchsorted((recall + shift).ravel(), (RECALLS + shift).ravel(), side="left").reshape(b, -1)
+    index -= m * np.arange(b)[:, None]
+    padded = np.concatenate([precision, np.zeros((b, 1))], axis=1)
+    values = np.take_along_axis(padded, np.clip(index, 0, m), axis=1).sum(1) / len(RECALLS)
+    return np.where(positives > 0, values, np.nan)
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """The rows of one class and size range, best score first, ignored ones removed.
+
+    Attributes:
+        image: (N,) number of the image.
+        score: (N,)
+        tp: (N,) uint16 bits, one an IoU threshold.
+        skip: (N,) uint16 bits: thresholds at which the row is ignored all the same.
+        iou: (N,) IoU with the object matched at 0.5.
+    """
+
+    image: np.ndarray
+    score: np.ndarray
+    tp: np.ndarray
+    skip: np.ndarray
+    iou: np.ndarray
+
+    @classmethod
+    def of(cls, rows: np.ndarray, size: int) -> Ranked:
+        """Rank the rows of one class.
+
+        Args:
+            rows: of ``DETECTION_ROW`` or ``ORACLE_ROW``.
+            size: index into ``SIZES``.
+
+        Returns:
+            The ranking; equal scores keep the order of the images, as pycocotools does.
+        """
+        rows = rows[rows["ignored"][:, size] != ALL_BITS]
+        rows = rows[np.argsort(-rows["score"], kind="stable")]
+        iou = rows["iou"] if "iou" in (rows.dtype.names or ()) else np.zeros(len(rows))
+        return cls(rows["image"], rows["score"], rows["tp"][:, size], rows["ignored"][:, size], iou)
+
+    def __len__(self) -> int:
+        return len(self.score)
+
+
+def average_precision(
+    ranked: Ranked, positives: np.ndarray, weights: np.ndarray, levels: int = len(IOU_THRESHOLDS)
+) -> np.ndarray:
+    """AP of one class at the first ``levels`` IoU thresholds.
+
+    Args:
+        ranked: the detections.
+        positives: (B,) weighted number of objects.
+        weights: (B, images) how often each image counts.
+        levels: T, from 0.50 on in steps of 0.05.
+
+    Returns:
+        (B, T), NaN where there is no object.
+    """
+    step = max(1, _CHUNK // max(len(ranked), 1))
+    parts = [
+        _average_precision(ranked, positives[b : b + step], weights[b : b + step], levels)
+        for b in range(0, len(weights), step)
+    ]
+    return np.concatenate(parts)
+
+
+def _average_precision(ranked: Ranked, positives: np.ndarray, weights: np.ndarray, levels: int) -> np.ndarray:
+    out = np.empty((len(weights), levels))
+    seen = np.cumsum(weights[:, ranked.image], axis=1, dtype=np.float64)
+    partly = np.flatnonzero(ranked.skip)
+    for t in range(levels):
+        hits = np.flatnonzero(ranked.tp >> t & 1)  # only there can recall rise
+        count = seen[:, hits]
+        gone = partly[(ranked.skip[partly] >> t & 1).astype(bool)]
+        if len(gone):
+            before = np.cumsum(weights[:, ranked.image[gone]], axis=1, dtype=np.float64)
+            before = np.concatenate([np.zeros((len(weights), 1)), before], axis=1)
+            count = count - before[:, np.searchsorted(gone, hits)]
+        tp = np.cumsum(weights[:, ranked.image[hits]], axis=1, dtype=np.float64)
+        out[:, t] = interpolate(tp, count, positives)
+    return out
+
+
+def lrp(ranked: Ranked, positives: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """oLRP, its three components and the optimal threshold of one class.
+
+    Args:
+        ranked: the detections, over all sizes.
+        positives: (B,) weighted number of objects.
+        weights: (B, images).
+
+    Returns:
+        (B, 5): oLRP, localisation (mean 1 - IoU of true positives), false positives (1 - precision), false negatives
+        (1 - recall), threshold. Without any true positive: 1, NaN, NaN, 1, NaN; without objects all NaN.
+    """
+    step = max(1, _CHUNK // max(len(ranked), 1))
+    parts = [_lrp(ranked, positives[b : b + step], weights[b : b + step]) for b in range(0, len(weights), step)]
+    return np.concatenate(parts)
+
+
+def _lrp(ranked: Ranked, positives: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    out = np.full((len(weights), 5), np.nan)
+    out[:, 0] = out[:, 3] = np.where(positives > 0, 1.0, np.nan)
+    counted = np.flatnonzero((ranked.skip & 1) == 0)
+    hit = (ranked.tp[counted] & 1).astype(np.float64)
+    if not hit.any():
+        return out
+    w, score = weights[:, ranked.image[counted]].astype(np.float64), ranked.score[counted]
+    ends = np.searchsorted(-score, -score[hit > 0], side="right") - 1  # a threshold takes all rows of its score
+    tp = np.cumsum(w * hit, axis=1)[:, ends]
+    fp = np.cumsum(w, axis=1)[:, ends] - tp
+    loc = np.cumsum(w * hit * (1 - ranked.iou[counted]), axis=1)[:, ends]
+    fn = positives[:, None] - tp
+    total = tp + fp + fn
+    value = np.divide(loc / (1 - FOUND_IOU) + fp + fn, total, out=np.ones_like(total), where=(total > 0) & (tp > 0))
+    best = value.argmin(1)
+    rows = np.arange(len(weights))
+    found = (tp[rows, best] > 0) & (positives > 0)
+    r, b = rows[found], best[found]
+    out[r, 0] = value[r, b]
+    out[r, 1] = loc[r, b] / tp[r, b]
+    out[r, 2] = fp[r, b] / (tp[r, b] + fp[r, b])
+    out[r, 3] = fn[r, b] / positives[r]
+    out[r, 4] = score[ends[b]]
+    return out

@@ -1,0 +1,272 @@
+"""``tscode align model=A [baseline=B] data=...``: look at a detector's disagreement and write the report.
+
+The folder it writes holds report.html (self-contained), report.json (every number) and the pictures as PNG.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections import Counter
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from ultralytics.utils import LOGGER
+from ultralytics.utils.files import increment_path
+from ultralytics.utils.patches import imread
+
+from . import curves, figures, html
+from .cam import NoGradient, branch_maps, draw_maps
+from .collect import Collection, Example, Settings, collect
+from .predict import Detector
+from .report import build
+from .source import open_source
+from .verdict import findings, headline
+
+
+@dataclass(frozen=True)
+class AlignArgs:
+    """The keys of ``tscode align``.
+
+    Attributes:
+        model: checkpoint to look at.
+        data: data YAML, or a COCO instances JSON with ``images``.
+        baseline: a second checkpoint, shown beside the first and subtracted from it.
+        split: part of the YAML.
+        annotations: COCO JSON to use instead of the YAML's label files (crowds are then known).
+        images: folder of the images of a COCO JSON.
+        imgsz: long side of the input.
+        rect: pad like ``yolo val`` (True) or to a square.
+        batch: images a forward pass.
+        device: as the host writes it.
+        conf: score floor before NMS.
+        iou: NMS threshold.
+        max_det: detections an image.
+        end2end: which branch of a two-branch head; None as the model is set.
+        limit: first so many images only.
+        examples: worst disagreements drawn, per model.
+        cam: objects for which gradient maps are drawn, per model.
+        resamples: bootstrap draws; 0 for no intervals.
+        seed: of the draws.
+        max_rows: ceiling on the rows kept per table.
+        results: results.csv of the model's training, or its folder.
+        baseline_results: the same for the baseline.
+        out: folder to write; a free ``runs/align`` by default.
+        verbose: show progress and the findings.
+    """
+
+    model: str
+    data: str
+    baseline: str | None = None
+    split: str = "val"
+    annotations: str | None = None
+    images: str | None = None
+    imgsz: int = 640
+    rect: bool = True
+    batch: int = 1
+    device: str = "cpu"
+    conf: float = 0.001
+    iou: float = 0.7
+    max_det: int = 300
+    end2end: bool | None = None
+    limit: int | None = None
+    examples: int = 8
+    cam: int = 3
+    resamples: int = 200
+    seed: int = 0
+    max_rows: int = 1_500_000
+    results: str | None = None
+    baseline_results: str | None = None
+    out: str | None = None
+    verbose: bool = True
+
+    @classmethod
+    def parse(cls, args: dict[str, Any]) -> AlignArgs:
+        """Check keys and values.
+
+        Args:
+            args: key -> value, as the command line gives them.
+
+        Returns:
+            The arguments.
+
+        Raises:
+            ValueError: an unknown or missing key, or a value out of range; the message says what to do.
+        """
+        known = [f.name for f in fields(cls)]
+        for key in args:
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1)
+                hint = f"did you mean {near[0]}?" if near else "known: " + ", ".join(known)
+                raise ValueError(f"unknown key {key!r} for align; {hint}")
+        missing = [k for k in ("model", "data") if not args.get(k)]
+        if missing:
+            raise ValueError(
+                f"expected {' and '.join(f'{k}=...' for k in missing)}, got none; "
+                "for example: tscode align model=best.pt data=data.yaml"
+            )
+        typed: dict[str, Any] = {k: str(v) if k == "device" else v for k, v in args.items()}  # device=0 is a name
+        found = cls(**typed)
+        found._check()
+        return found
+
+    def _check(self) -> None:
+        for key, low, high in (("conf", 0, 1), ("iou", 0, 1)):
+            value = getattr(self, key)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+                raise ValueError(f"expected {key} from {low} to {high}, got {value!r}")
+        for key, least in (("imgsz", 32), ("batch", 1), ("max_det", 1), ("max_rows", 1), ("examples", 0)):
+            _whole(key, getattr(self, key), least)
+        for key, least in (("cam", 0), ("resamples", 0), ("seed", 0)):
+            _whole(key, getattr(self, key), least)
+        if self.limit is not None:
+            _whole("limit", self.limit, 1)
+        if self.baseline_results and not self.results:
+            raise ValueError("expected results=... beside baseline_results, got none")
+
+
+def _whole(key: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"expected {key} to be a whole number from {least}, got {value!r}")
+
+
+def short_names(paths: list[str]) -> list[str]:
+    """Names that tell models apart: the file's, with its folders in front when two share one (best.pt, best.pt)."""
+    parts = [Path(p).with_suffix("").parts for p in paths]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(p[-depth:]).lstrip("/") for p in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{n} ({i + 1})" for i, n in enumerate("/".join(p[-1:]) for p in parts)]
+
+
+def _maps(collection: Collection, names: list[str], count: int) -> list[tuple[str, Figure]]:
+    """Gradient maps of every model on the worst objects."""
+    drawn = []
+    for example in _chosen(collection)[:count]:
+        image = imread(str(example.path))
+        for collector, view, name in zip(collection.collectors, example.views, names, strict=True):
+            if not len(view.top) or image is None:
+                continue
+            row = view.row
+            try:
+                found = branch_maps(collector.detector, image, int(row["top"]), example.label, example.truth)
+            except NoGradient as error:
+                LOGGER.warning(f"no gradient maps for {name}: {error}")
+                continue
+            label = collector.detector.names[example.label]
+            title = f"{name}: {label} in {example.path.name}, score {row['top_score']:.2f}"
+            drawn.append((title, draw_maps(image, view.top[0, :4], example.truth, found, title)))
+    return drawn
+
+
+def _chosen(collection: Collection) -> list[Example]:
+    """The worst examples of each model in turn, an object once."""
+    per_model = [collection.gallery.worst(m) for m in range(len(collection.collectors))]
+    mixed = [e for rank in range(max(map(len, per_model), default=0)) for p in per_model for e in p[rank : rank + 1]]
+    seen: Counter[tuple[str, bytes]] = Counter()
+    out = []
+    for example in mixed:
+        key = (str(example.path), example.truth.tobytes())
+        seen[key] += 1
+        if seen[key] == 1:
+            out.append(example)
+    return out
+
+
+def draw(collection: Collection, report: dict[str, Any], names: list[str], args: AlignArgs) -> dict[str, Any]:
+    """Draw every picture of the report.
+
+    Args:
+        collection: what was seen.
+        report: its numbers.
+        names: short names of the models.
+        args: how many pictures.
+
+    Returns:
+        Group -> (caption, figure) pairs.
+    """
+    classes = collection.collectors[0].detector.names
+    plots = [m["plots"] for m in report["models"]]
+    groups: dict[str, list[tuple[str, Figure]]] = {
+        "plots": [
+            ("Rank of the best box by score, before NMS", figures.plot_ranks(plots, names)),
+            ("Reliability: does a score mean what it says?", figures.plot_reliability(plots, names)),
+        ],
+        "examples": [
+            (figures.describe(e, names, classes), figures.draw_example(e, names, classes)) for e in _chosen(collection)
+        ],
+        "maps": _maps(collection, names, args.cam),
+        "suspects": [],
+        "curves": [],
+    }  # fmt: skip
+    suspects = [s for _, _, s in sorted(collection.collectors[0].suspects, key=lambda entry: -entry[0])]
+    if suspects:
+        drawn = figures.draw_suspects(suspects, classes)
+        groups["suspects"] = [(f"{names[0]}: the {len(suspects)} most confident", drawn)]
+    if args.results:
+        runs = {names[0]: curves.read_results(args.results)}
+        if args.baseline_results:
+            runs[names[-1] if len(names) > 1 else "baseline"] = curves.read_results(args.baseline_results)
+        groups["curves"] = [("Classification loss", curves.plot_curves(runs))]
+    return groups
+
+
+def align(args: AlignArgs) -> Path:
+    """Run the whole command.
+
+    Args:
+        args: see :class:`AlignArgs`.
+
+    Returns:
+        The folder with report.html, report.json and the PNGs.
+    """
+    for path in filter(None, (args.results, args.baseline_results)):
+        curves.read_results(path)  # a wrong path should not cost a pass over the data
+    paths = [args.model, *([args.baseline] if args.baseline else [])]
+    detectors = [Detector(p, args.device, args.imgsz, args.end2end, args.rect) for p in paths]
+    source = open_source(args.data, detectors[0].names, args.split, args.annotations, args.images, args.limit)
+    settings = Settings(args.conf, args.iou, args.max_det, args.batch, args.max_rows, args.examples)
+    collection = collect(source, detectors, settings, progress=args.verbose)
+    report = build(collection, settings, args.resamples, args.seed)
+    names = short_names(paths)
+    for model, name in zip(report["models"], names, strict=True):
+        model["name"] = name
+    report["headline"], report["findings"] = headline(report), findings(report)
+    folder = Path(args.out) if args.out else Path(increment_path(Path("runs") / "align", mkdir=False))
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures: dict[str, list[tuple[str, bytes]]] = {}
+    for group, items in draw(collection, report, names, args).items():
+        for i, (caption, figure) in enumerate(items):
+            figure.savefig(folder / f"{group}-{i + 1}.png")
+            pictures.setdefault(group, []).append((caption, html.to_jpeg(figure)))
+    title = f"{' against '.join(names)} on {Path(args.data).parent.name}/{Path(args.data).name}, {args.split}"
+    (folder / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False), encoding="utf-8")
+    html.write(folder / "report.html", html.render(report, names, pictures, title))
+    return folder
+
+
+def main(args: dict[str, Any]) -> int:
+    """Entry of the ``align`` verb.
+
+    Args:
+        args: key -> value.
+
+    Returns:
+        0, or 2 after a clear error on the screen.
+    """
+    try:
+        parsed = AlignArgs.parse(args)
+        folder = align(parsed)
+    except (ValueError, TypeError, FileNotFoundError) as error:
+        LOGGER.error(f"tscode align: {error}")
+        return 2
+    if parsed.verbose:
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        LOGGER.info(report["headline"])
+        for line in report["findings"]:
+            LOGGER.info(f"  - {line}")
+    LOGGER.info(f"Report: {folder / 'report.html'}")
+    return 0

@@ -1,0 +1,59 @@
+"""Training curves of two runs from their ``results.csv``: the paper's Figure 5 (classification loss over epochs)."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from .figures import MODEL_COLOURS
+
+COLUMNS = {"train/cls_loss": "training", "val/cls_loss": "validation"}
+
+
+def read_results(path: str | Path) -> dict[str, list[float]]:
+    """Read the classification losses of one training.
+
+    Args:
+        path: ``results.csv``, or the folder of the run.
+
+    Returns:
+        ``epoch``, ``train/cls_loss`` and ``val/cls_loss``, one value an epoch.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it has no rows or lacks a column.
+    """
+    file = Path(path) / "results.csv" if Path(path).is_dir() else Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"expected the results.csv of a training, got {file}, which does not exist")
+    with file.open(encoding="utf-8", newline="") as stream:
+        rows = [{k.strip(): v for k, v in row.items() if k} for row in csv.DictReader(stream)]  # old hosts pad names
+    if not rows:
+        raise ValueError(f"expected at least one epoch in {file}, got none")
+    missing = [c for c in ("epoch", *COLUMNS) if c not in rows[0]]
+    if missing:
+        raise ValueError(f"expected the columns epoch, {', '.join(COLUMNS)} in {file}, got none named {missing}")
+    return {c: [float(row[c]) for row in rows] for c in ("epoch", *COLUMNS)}
+
+
+def plot_curves(runs: dict[str, dict[str, list[float]]]) -> Figure:
+    """Plot classification loss over epochs.
+
+    Args:
+        runs: name -> :func:`read_results`, at most two.
+
+    Returns:
+        The figure: training solid, validation dashed.
+    """
+    figure = Figure(figsize=(5.2, 3.4), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    for (name, run), colour in zip(runs.items(), MODEL_COLOURS, strict=False):
+        for column, style in zip(COLUMNS, ("-", "--"), strict=True):
+            axes.plot(run["epoch"], run[column], style, color=colour, label=f"{name}: {COLUMNS[column]}")
+    axes.set(xlabel="epoch", ylabel="classification loss")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#e9ecef")
+    axes.legend(frameon=False, fontsize=8)
+    return figure
