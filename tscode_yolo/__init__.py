@@ -32,7 +32,12 @@ def __dir__() -> list:
 class _ImportHook:
     """Calls us right after one of the host modules that `tscode_yolo.register` patches has been executed."""
 
-    watched = ("ultralytics.nn.tasks", "ultralytics.nn.distill_model", "ultralytics.data.utils")
+    watched = (
+        "ultralytics.nn.tasks",
+        "ultralytics.nn.distill_model",
+        "ultralytics.data.utils",
+        "ultralytics.models.yolo.detect.train",
+    )
 
     @classmethod
     def find_spec(cls, fullname, path=None, target=None):  # type: ignore[no-untyped-def]  # signature is importlib's

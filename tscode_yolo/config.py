@@ -24,7 +24,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "norm": ("bn", "gn"),
     "act": ("silu", "relu"),
     "pred_kernel": (1, 3),
-    "quality": ("none", "centerness", "iou", "objectness"),
+    "quality": ("none", "centerness", "iou", "objectness", "filter3d", "tprob"),
     "score": ("p", "pq", "sqrt_pq"),
 }
 
@@ -88,6 +88,11 @@ class HeadConfig:
         pred_kernel: kernel of the two predictors.
         quality: add a one-channel prediction of the box's quality to the localisation tower.
         score: how class probability p and quality q make the score: p, p q or sqrt(p q).
+        cls_prior: probability of a class at the start; None: the host's rare objects.
+        quality_prior: the same of the quality branch; None: one half.
+        box_prior: distance to each side at the start in strides, where distances are regressed; None: the host's.
+        recipe: how to train: "ultralytics" (the host's own loss), the name of a recipe, or {name: atss, topk: 11, ...}
+            with other hyper-parameters. A recipe sets quality, score and the priors.
     """
 
     finer: bool = False
@@ -118,6 +123,10 @@ class HeadConfig:
     pred_kernel: int = 1
     quality: str = "none"
     score: str = "p"
+    cls_prior: float | None = None
+    quality_prior: float | None = None
+    box_prior: float | None = None
+    recipe: str | dict[str, Any] = "ultralytics"
 
     def __post_init__(self) -> None:
         """Validate values.
@@ -139,6 +148,9 @@ class HeadConfig:
             )
         if self.dpe_neck and not self.dpe:
             raise ValueError("tscode option dpe_neck=True needs the encoding it hands on; set dpe: true")
+        for name in ("cls_prior", "quality_prior"):
+            if (getattr(self, name) or 0) >= 1:
+                raise ValueError(f"tscode option {name}={getattr(self, name)}: expected a probability below 1")
         if self.score != "p" and self.quality == "none":
             raise ValueError(f"tscode option score={self.score!r} needs a quality branch; set quality, e.g. centerness")
 
@@ -182,6 +194,11 @@ def _check_type(name: str, annotation: str, value: object) -> None:
         "int | float | None": (
             value is None or (is_number and value > 0),  # type: ignore[operator]
             "channels (int), a multiple of the stock width (float) or null",
+        ),
+        "float | None": (value is None or (is_number and value > 0), "a number > 0 or null"),  # type: ignore[operator]
+        "str | dict[str, Any]": (
+            isinstance(value, str) or (isinstance(value, dict) and isinstance(value.get("name"), str)),
+            "a name, or a mapping like {name: atss, topk: 11}",
         ),
         "tuple[int, ...]": (
             isinstance(value, tuple) and all(isinstance(v, int) and not isinstance(v, bool) for v in value),

@@ -34,14 +34,9 @@ from tscode_yolo.context import (
     rearrange_quadrants,
     run_level,
 )
+from tscode_yolo.quality import QualityBranch
 
-CONTEXT = (
-    "sce",
-    "dpe",
-    "cls_skip",
-    "quality",
-    "box_scale",
-)  # what forward_head gets beside the towers, where it exists
+CONTEXT = ("sce", "dpe", "cls_skip", "quality", "box_scale")  # what forward_head gets beside the towers, if it exists
 PRIOR = 0.01  # probability of a class at the start where a predictor serves all levels (focal loss, arXiv:1708.02002)
 
 
@@ -54,8 +49,9 @@ class TSCODEDetect(Detect):
         sce: Semantic Context Encoding, or None when classification reads the plain P_l.
         dpe: Detail-Preserving Encoding, or None when localisation reads the plain P_l.
         cls_skip: per level, full-size logits added to SCE's, or None.
-        quality: per localisation tower, one logit per anchor point on how good its box is, or None.
+        quality: one logit per anchor point on how good its box is, from the localisation towers, or None.
         box_scale: a factor of each level's box output, or None.
+        recipe_state: what the recipe it is trained with learns or counts, or None.
         one2one_sce, one2one_dpe, ...: twins of these in an end-to-end head.
     """
 
@@ -66,6 +62,7 @@ class TSCODEDetect(Detect):
     cls_skip: Any
     quality: Any
     box_scale: Any
+    recipe_state: Any
 
     def __init__(
         self,
@@ -102,19 +99,21 @@ class TSCODEDetect(Detect):
         self.built = False  # True once the host has seen the inputs' sizes and set the strides
         self.score = config.score
         self.dpe_neck = config.dpe_neck
-        self.sce = self.dpe = self.cls_skip = self.quality = self.box_scale = None
+        self.sce = self.dpe = self.cls_skip = self.quality = self.box_scale = self.recipe_state = None
         box_width, cls_width = self.cv2[0][-1].in_channels, self.cv3[0][-1].in_channels  # the stock head's
         if config.dpe or config.share_towers or config.dcn:
             self._build_box_branch(config, levels, next(iter(ch)) if config.finer else None, box_width)
         if config.sce or config.share_towers or config.dcn or config.dpe_neck:
             self._build_cls_branch(config, self.dpe.out_channels if config.dpe_neck else levels, cls_width)
         if config.quality != "none":
-            self.quality = nn.ModuleList(nn.Conv2d(t[-1].in_channels, 1, 3, padding=1) for t in self.cv2)
+            self.quality = QualityBranch([t[-1].in_channels for t in self.cv2], config.quality == "filter3d")
         if config.level_scale:
             self.box_scale = LevelScale(len(levels))
         if end2end:
             for name in self._branch_names():
                 setattr(self, f"one2one_{name}", copy.deepcopy(getattr(self, name)))
+            if config.quality == "filter3d":
+                self.quality = None  # it silences duplicates, which one-to-many labels ask for
 
     def _build_box_branch(self, config: HeadConfig, ch: list[int], finer_ch: int | None, stock: int) -> None:
         """Replace the stock localisation branch: DPE if it is on, and its towers."""
@@ -207,7 +206,7 @@ class TSCODEDetect(Detect):
         sce: SemanticContextEncoding | None = None,
         dpe: DetailPreservingEncoding | None = None,
         cls_skip: nn.ModuleList | None = None,
-        quality: nn.ModuleList | None = None,
+        quality: QualityBranch | None = None,
         box_scale: LevelScale | None = None,
     ) -> dict[str, Any]:
         """Predict with one set of branches.
@@ -219,7 +218,7 @@ class TSCODEDetect(Detect):
             sce: context of classification, or None.
             dpe: context of localisation, or None.
             cls_skip: full-size logits per level, or None.
-            quality: predictors on the localisation towers, or None.
+            quality: branch on the localisation towers, or None.
             box_scale: factor of each level's boxes, or None.
 
         Returns:
@@ -239,7 +238,7 @@ class TSCODEDetect(Detect):
             boxes = [box_scale(b, i) for i, b in enumerate(boxes)]
         preds: dict[str, Any] = {"boxes": _flat(boxes), "feats": levels}
         if quality is not None:
-            preds["quality"] = _flat(_at(quality, i)(g) for i, g in enumerate(loc))
+            preds["quality"] = quality(loc)
         base = detail if self.dpe_neck else levels
         sem = base if sce is None else sce(base)
         scores = [_at(cls_head, i)[-1](_features(cls_head, g, i)) for i, g in enumerate(sem)]
@@ -273,17 +272,22 @@ class TSCODEDetect(Detect):
                 )
 
     def bias_init(self) -> None:
-        """Set the predictors' biases to the host's priors: boxes 2 strides wide, rare objects, for all 4 nc outputs.
+        """Set the predictors' biases to the priors: the host's (rare objects) or the options', for all 4 nc outputs.
 
         Called once by the host, after it has set the strides.
         """
+        box_prior = self.options.get("box_prior") if self.reg_max == 1 else None
+        cls_prior, quality_prior = self.options.get("cls_prior"), self.options.get("quality_prior")
         for branch in [self.one2many] + ([self.one2one] if getattr(self, "one2one_cv2", None) is not None else []):
             for tower in branch["box_head"]:
-                tower[-1].bias.data.fill_(2.0)
+                tower[-1].bias.data.fill_(2.0 if box_prior is None else box_prior)
             cls_head = branch["cls_head"]
             for tower, stride in zip(cls_head, self.stride):
                 rare = math.log(5 / self.nc / (640 / float(stride)) ** 2)  # 5 objects in a 640 px image
-                tower[-1].bias.data.fill_(rare if len(cls_head) == self.nl else -math.log((1 - PRIOR) / PRIOR))
+                hosts = len(cls_head) == self.nl and cls_prior is None
+                tower[-1].bias.data.fill_(rare if hosts else _logit(cls_prior or PRIOR))
+            for predictor in branch["quality"].predictors if branch["quality"] is not None else ():
+                predictor.bias.data.fill_(_logit(quality_prior or 0.5))
         self.built = True
 
     def class_convs(self) -> dict[str, nn.Conv2d]:
@@ -353,6 +357,11 @@ def _features(towers: Any, x: Tensor, level: int) -> Tensor:
     for block in list(_at(towers, level))[:-1]:
         x = run_level(block, x, level)
     return x
+
+
+def _logit(probability: float) -> float:
+    """The bias that starts a sigmoid at this probability."""
+    return math.log(probability / (1 - probability))
 
 
 def _flat(maps: Iterable[Tensor]) -> Tensor:

@@ -6,6 +6,7 @@ host's own code. `PATCHES` lists them all; `unregister` puts the originals back.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 import sys
@@ -46,6 +47,8 @@ def _parse_model(original: Callable[..., Any]) -> Callable[..., Any]:
         fpn = _build_fpn(d, ch)
         rows = d["head"]
         ours = [i for i, row in enumerate(rows) if row[2] == NAME]
+        if not ours and d.get("tscode"):
+            raise ValueError(f"{_yaml_name(d)}: options under `tscode:` need {NAME} as the last row of `head:`")
         if fpn is None and not ours:
             return original(d, ch, verbose)
         if fpn is not None:
@@ -116,12 +119,16 @@ def _build_head(stub: Any, config: HeadConfig, d: Mapping[str, Any]) -> Any:
     """Our head with the stock head's inputs and settings."""
     from tscode_yolo.head import TSCODEDetect
 
+    recipe = _recipe(config.recipe)
     ch = [tower[0].conv.in_channels for tower in stub.cv2]
     end2end = getattr(stub, "one2one_cv2", None) is not None
     try:
-        return TSCODEDetect(stub.nc, stub.reg_max, end2end, ch, config.as_dict())
+        config = _with_recipe(config, recipe)
+        head: Any = TSCODEDetect(stub.nc, stub.reg_max, end2end, ch, config.as_dict())
     except ValueError as e:
         raise ValueError(f"{_yaml_name(d)}: {e}") from None
+    head.recipe_state = recipe.state(stub.nc, head.nl) if recipe is not None else None
+    return head
 
 
 def _in_place_of(stub: Any, module: Any, verbose: bool) -> Any:
@@ -134,6 +141,34 @@ def _in_place_of(stub: Any, module: Any, verbose: bool) -> Any:
         shown = f"{module.i:>3}{module.f!s:>20}{1:>3}{module.np:10.0f}  {module.type:<45}"
         LOGGER.info(f"{shown}[{module.extra_repr()}]")
     return module
+
+
+def _recipe(spec: str | Mapping[str, Any]) -> Any:
+    """The recipe an option names, or None for the host's own loss (without loading any)."""
+    if spec in ("ultralytics", {"name": "ultralytics"}):
+        return None
+    from tscode_yolo.recipes import recipe_from
+
+    return recipe_from(spec)
+
+
+def _with_recipe(config: HeadConfig, recipe: Any) -> HeadConfig:
+    """The options with what the recipe wants of the head; ValueError if the user asked for something else."""
+    if recipe is None:
+        return config
+    if config.quality not in ("none", recipe.quality) or config.score not in ("p", recipe.score):
+        raise ValueError(
+            f"tscode options quality={config.quality}, score={config.score}: recipe {config.recipe!r} comes with "
+            f"quality={recipe.quality}, score={recipe.score}. Leave both out, or change the recipe"
+        )
+    return dataclasses.replace(
+        config,
+        quality=recipe.quality,
+        score=recipe.score,
+        cls_prior=config.cls_prior or recipe.cls_prior,
+        quality_prior=config.quality_prior or recipe.quality_prior,
+        box_prior=config.box_prior or recipe.box_prior,
+    )
 
 
 def _yaml_name(d: Mapping[str, Any]) -> str:
@@ -215,9 +250,11 @@ def _torch_safe_load(original: Callable[..., Any]) -> Callable[..., Any]:
     def torch_safe_load(*args: Any, **kwargs: Any) -> Any:
         import torch
 
-        from tscode_yolo import context, deform, fpn, head
+        from tscode_yolo import context, deform, fpn, head, quality
+        from tscode_yolo.recipes import contract
 
-        classes = [c for m in (context, deform, fpn, head) for c in vars(m).values() if isinstance(c, type)]
+        modules = (context, deform, fpn, head, quality, contract)
+        classes = [c for m in modules for c in vars(m).values() if isinstance(c, type)]
         ours = [c for c in classes if c.__module__.startswith("tscode_yolo.")]
         torch.serialization.add_safe_globals([*ours, *fpn.PICKLED])
         return original(*args, **kwargs)
@@ -242,6 +279,22 @@ def _init(original: Callable[..., Any]) -> Callable[..., Any]:
     return __init__
 
 
+def _init_criterion(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Train with the recipe that the head was built for, if any."""
+
+    @functools.wraps(original)
+    def init_criterion(self: Any) -> Any:
+        head = _head_of(self)
+        recipe = _recipe(head.options.get("recipe", "ultralytics")) if _is_ours(head) else None
+        if recipe is None:
+            return original(self)
+        from tscode_yolo.recipes.criterion import make_criterion
+
+        return make_criterion(self, recipe)
+
+    return init_criterion
+
+
 def _predict_augment(original: Callable[..., Any]) -> Callable[..., Any]:
     """Test-time augmentation: the host drops it for every subclass of Detect (its end-to-end heads included)."""
 
@@ -259,6 +312,26 @@ def _predict_augment(original: Callable[..., Any]) -> Callable[..., Any]:
         return torch.cat(self._clip_augmented(views), -1), None
 
     return _predict_augment
+
+
+# --- ultralytics.models.yolo.detect.train -----------------------------------------------------------------------------
+
+
+def _get_validator(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Show a recipe's own loss names on hosts that fix them here; later ones read them off the criterion."""
+
+    @functools.wraps(original)
+    def get_validator(self: Any) -> Any:
+        validator = original(self)
+        head = _head_of(getattr(self.model, "module", self.model))
+        recipe = _recipe(head.options.get("recipe", "ultralytics")) if _is_ours(head) else None
+        if recipe is not None and vars(self).get("loss_names"):
+            from tscode_yolo.recipes.criterion import loss_names
+
+            self.loss_names = loss_names(head, recipe)
+        return validator
+
+    return get_validator
 
 
 # --- ultralytics.nn.distill_model -------------------------------------------------------------------------------------
@@ -284,7 +357,9 @@ PATCHES: dict[str, dict[str, Callable[[Any], Any]]] = {
         "BaseModel.load": _load,
         "DetectionModel.__init__": _init,
         "DetectionModel._predict_augment": _predict_augment,
+        "DetectionModel.init_criterion": _init_criterion,
     },
+    "ultralytics.models.yolo.detect.train": {"DetectionTrainer.get_validator": _get_validator},
     "ultralytics.nn.distill_model": {"DistillationModel.get_distill_layers": _get_distill_layers},
     "ultralytics.data.utils": {"check_file": _check_file},
 }

@@ -1,0 +1,35 @@
+"""Recipes by name, and the answers to what users mistype."""
+
+from __future__ import annotations
+
+import pytest
+
+from tscode_yolo.recipes import RECIPES, get_recipe
+
+
+def test_the_table_holds_the_papers_nine_and_simota():
+    assert list(RECIPES) == ["fcos", "atss", "gfl", "autoassign", "ddod", "defcn", "ota", "dw", "tood", "simota"]
+
+
+def test_overrides_replace_the_published_values():
+    assert get_recipe("tood").topk == 13
+    assert get_recipe("tood", topk=10, alpha=0.5, box_gain=3).box_gain == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "error", "message"),
+    [
+        ("tod", {}, ValueError, "did you mean 'tood'"),
+        ("retinanet", {}, ValueError, "known: fcos"),
+        ("atss", {"top_k": 9}, ValueError, "did you mean 'topk'"),
+        ("atss", {"topk": 9.5}, TypeError, "topk of type int, got 9.5"),
+        ("atss", {"topk": True}, TypeError, "topk of type int, got True"),
+        ("atss", {"box_gain": -1.0}, ValueError, "at least 0, got -1.0"),
+        ("atss", {"topk": 0}, ValueError, "at least 1, got 0"),
+        ("atss", {"box_gain": float("nan")}, ValueError, "finite"),
+        ("defcn", {"matcher": "munkres"}, ValueError, '"hungarian" or "greedy", got \'munkres\''),
+    ],
+)
+def test_mistakes_get_one_clear_error(name, overrides, error, message):
+    with pytest.raises(error, match=message):
+        get_recipe(name, **overrides)

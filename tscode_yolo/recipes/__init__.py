@@ -1,0 +1,106 @@
+"""Training recipes: the label assignment, losses and score rule of a published detector, by name.
+
+``RECIPES`` is the table; ``get_recipe`` reads what a user wrote. The host's own loss is no recipe: ``"ultralytics"``,
+the default, leaves it untouched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from difflib import get_close_matches
+from math import isfinite
+from typing import Any
+
+from tscode_yolo.recipes.atss import ATSS
+from tscode_yolo.recipes.autoassign import AutoAssign
+from tscode_yolo.recipes.contract import Recipe
+from tscode_yolo.recipes.ddod import DDOD
+from tscode_yolo.recipes.defcn import DeFCN
+from tscode_yolo.recipes.dw import DW
+from tscode_yolo.recipes.fcos import FCOS
+from tscode_yolo.recipes.gfl import GFL
+from tscode_yolo.recipes.ota import OTA
+from tscode_yolo.recipes.simota import SimOTA
+from tscode_yolo.recipes.tood import TOOD
+
+__all__ = ["RECIPES", "Recipe", "get_recipe", "recipe_from"]
+
+RECIPES: dict[str, type[Recipe]] = {
+    "fcos": FCOS,
+    "atss": ATSS,
+    "gfl": GFL,
+    "autoassign": AutoAssign,
+    "ddod": DDOD,
+    "defcn": DeFCN,
+    "ota": OTA,
+    "dw": DW,
+    "tood": TOOD,
+    "simota": SimOTA,
+}
+
+
+def get_recipe(name: str, **overrides: Any) -> Recipe:
+    """Make a recipe, with the published hyper-parameters unless overridden.
+
+    Args:
+        name: key of ``RECIPES``.
+        overrides: fields of the recipe, e.g. ``topk=13`` or ``box_gain=1.5``.
+
+    Raises:
+        ValueError: unknown name or field (the closest one is named), or a value that is out of range.
+        TypeError: a value of another type than the field's default (a whole number serves as a float).
+
+    Example:
+        >>> get_recipe("atss", topk=11).topk
+        11
+    """
+    if name == "ultralytics":
+        raise ValueError(
+            f"the host's own loss takes no recipe options, got {overrides}; its gains are arguments of train"
+        )
+    if name not in RECIPES:
+        raise ValueError(_unknown("recipe", name, [*RECIPES, "ultralytics"]))
+    recipe = RECIPES[name]
+    defaults = {field.name: field.default for field in fields(recipe)}
+    for key, value in overrides.items():
+        if key not in defaults:
+            raise ValueError(_unknown(f"option of recipe {name}", key, list(defaults)))
+        _check_value(key, value, type(defaults[key]))
+    return recipe(**overrides)
+
+
+def recipe_from(spec: str | Mapping[str, Any]) -> Recipe:
+    """Make the recipe a model YAML asks for.
+
+    Args:
+        spec: a name, or a mapping of ``name`` and hyper-parameters.
+
+    Raises:
+        ValueError: the mapping has no name; or as ``get_recipe``.
+        TypeError: as ``get_recipe``.
+
+    Example:
+        >>> recipe_from({"name": "atss", "topk": 11}).topk
+        11
+    """
+    if isinstance(spec, str):
+        return get_recipe(spec)
+    if "name" not in spec:
+        raise ValueError(f"expected a recipe mapping with a name, like {{name: atss, topk: 11}}, got {dict(spec)}")
+    return get_recipe(**spec)
+
+
+def _check_value(key: str, value: Any, kind: type) -> None:
+    accepted: Any = (int, float) if kind is float else kind
+    if not isinstance(value, accepted) or isinstance(value, bool):
+        raise TypeError(f"expected recipe option {key} of type {kind.__name__}, got {value!r}")
+    low = 1 if kind is int and not key.endswith(("_epoch", "_epochs")) else 0
+    if not isinstance(value, str) and not (isfinite(value) and value >= low):
+        raise ValueError(f"expected recipe option {key} finite and at least {low}, got {value!r}")
+
+
+def _unknown(what: str, name: str, known: list[str]) -> str:
+    close = get_close_matches(str(name), known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+    return f"unknown {what} {name!r}; {hint}"
