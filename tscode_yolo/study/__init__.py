@@ -1,0 +1,4 @@
+"""Knowing: what a head costs (profile), whether it is better (compare), and which part of it helps (ablate).
+
+Works on any Ultralytics detection model, stock or ours; imports neither the head nor the recipes.
+"""
