@@ -1,7 +1,9 @@
 """TSCODE detection heads for Ultralytics YOLO, as a plug-in.
 
-Importing this package arms the plug-in and does nothing else: it is imported at every interpreter start (by the
-``.pth`` file the wheel installs), so it must stay free of heavy imports. Public names load on first use.
+Importing this package arms the plug-in and does nothing else. The wheel's ``.pth`` (and ``.start``, PEP 829) file
+imports it at every interpreter start, so it must stay free of heavy imports: the host is touched only when somebody
+imports it. ``TSCODE_YOLO_AUTOLOAD=0`` in the environment switches the arming off; `tscode_yolo.register.register`
+then plugs in by hand. Public names load on first use.
 """
 
 import os
@@ -9,12 +11,73 @@ import sys
 
 __version__ = "0.1.0"
 
-__all__ = ["HeadConfig", "TSCODEDetect", "cfg_path", "register", "unregister"]
+__all__ = ["HeadConfig", "TSCODEDetect", "cfg_path"]
 
-_HOMES = {
-    "HeadConfig": "tscode_yolo.config",
-    "TSCODEDetect": "tscode_yolo.head",
-    "cfg_path": "tscode_yolo.register",
-    "register": "tscode_yolo.register",
-    "unregister": "tscode_yolo.register",
-}
+_HOMES = {"HeadConfig": "config", "TSCODEDetect": "head", "cfg_path": "config"}
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name on first use (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; public names: {', '.join(__all__)}")
+    home = f"{__name__}.{_HOMES[name]}"
+    __import__(home)
+    return getattr(sys.modules[home], name)
+
+
+def __dir__() -> list:
+    return sorted({*globals(), *__all__})
+
+
+class _ImportHook:
+    """Calls `register` right after one of the host modules it patches has been executed."""
+
+    watched = ("ultralytics.nn.tasks", "ultralytics.nn.distill_model", "ultralytics.data.utils")
+
+    @classmethod
+    def find_spec(cls, fullname, path=None, target=None):  # type: ignore[no-untyped-def]  # signature is importlib's
+        """Find the module as everybody else would, and add our call to the end of its execution."""
+        if fullname not in cls.watched:
+            return None
+        found = (f.find_spec(fullname, path, target) for f in list(sys.meta_path) if f is not cls)
+        spec = next((s for s in found if s is not None), None)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_and_register(module):  # type: ignore[no-untyped-def]
+                execute(module)
+                _register_or_warn()
+
+            spec.loader.exec_module = execute_and_register
+        return spec
+
+
+def _register_or_warn() -> None:
+    """Plug in; a failure of ours must leave Python and the host usable, so it becomes a warning."""
+    try:
+        from tscode_yolo.register import register
+
+        register()
+    except Exception as e:
+        import warnings
+
+        warnings.warn(
+            f"tscode_yolo {__version__} could not plug itself into Ultralytics ({type(e).__name__}: {e}). Stock models "
+            "are not affected; run `tscode doctor` for the cause, or set TSCODE_YOLO_AUTOLOAD=0 to silence this.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+def arm() -> None:
+    """Register now if the host is loaded already, else when it is; does nothing with TSCODE_YOLO_AUTOLOAD=0."""
+    if os.environ.get("TSCODE_YOLO_AUTOLOAD", "1") == "0":
+        return
+    if _ImportHook not in sys.meta_path:
+        sys.meta_path.insert(0, _ImportHook)  # type: ignore[arg-type]  # a class serves as its own finder
+    tasks = sys.modules.get("ultralytics.nn.tasks")
+    if tasks is not None and hasattr(tasks, "guess_model_task"):  # its last definition: executed to the end
+        _register_or_warn()
+
+
+arm()

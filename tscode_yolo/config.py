@@ -1,0 +1,203 @@
+"""The switches of the head: one frozen dataclass, read from the model YAML, and where the shipped YAMLs lie.
+
+Options come from the mapping at the end of the head's row, ``[nc, {sce_kernel: 5}]``, and from a top-level mapping
+``tscode: {...}`` of the model YAML; the row wins. `preset` chooses the values that are not named.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1  # raised when a checkpoint's head can no longer be rebuilt by an older package
+
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "sce_down": ("conv", "avg", "max"),
+    "sce_kernel": (3, 5, 7),
+    "down_conv": ("dense", "separable"),
+    "cls_conv": ("dense", "separable"),
+    "box_conv": ("dense", "separable"),
+    "norm": ("bn", "gn"),
+    "pred_kernel": (1, 3),
+    "quality": ("none", "centerness", "iou", "objectness"),
+    "score": ("p", "pq", "sqrt_pq"),
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "yolo": {},
+    # Section 3, Tables 1-3: 256-channel pyramid, everything shared over levels, GroupNorm, towers 2 x 512 and 4 x 256.
+    "paper": {
+        "sce_skip": False,
+        "sce_width": 256,
+        "dpe_width": 256,
+        "down_conv": "dense",
+        "cls_conv": "dense",
+        "cls_width": 512,
+        "cls_depth": 2,
+        "box_width": 256,
+        "box_depth": 4,
+        "box_conv": "dense",
+        "share_down": True,
+        "share_towers": True,
+        "norm": "gn",
+        "pred_kernel": 3,
+    },
+}
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """Options of `tscode_yolo.head.TSCODEDetect`.
+
+    A width is an int (channels), a float (a multiple of the stock head's width of that branch) or None (the level's
+    own channels; the stock width for towers).
+
+    Attributes:
+        finer: the first input is a finer map (C2, half the stride of the first level), read by DPE only.
+        sce: give classification the Semantic Context Encoding, Eq. 3 and 4; off: the plain P_l.
+        dpe: give localisation the Detail-Preserving Encoding, Eq. 5; off: the plain P_l.
+        sce_down: how SCE halves P_l, Table 2.
+        sce_kernel: kernel of that step, Table 2.
+        sce_coarser: concatenate P_{l+1}, Table 2.
+        sce_width: channels of each map that SCE concatenates.
+        sce_skip: add logits from P_l itself (depthwise 3x3, 1x1) to those rearranged from half size. Not in the paper.
+        dpe_levels: offsets of the levels DPE adds up, among -1 (P_{l-1}), 0, 1 and 2, Table 3.
+        dpe_width: channels of the sum.
+        down_conv: dense or depthwise-separable stride-2 convs.
+        cls_conv: dense or depthwise-separable convs in the classification tower.
+        cls_width: channels of the classification tower.
+        cls_depth: convs of the classification tower before its predictor.
+        box_conv: as cls_conv, for localisation.
+        box_width: as cls_width, for localisation.
+        box_depth: as cls_depth, for localisation.
+        share_down: one stride-2 conv for all levels (each branch its own), with one norm per level.
+        share_towers: one tower for all levels, with one norm per level.
+        norm: BatchNorm, or GroupNorm with 32 groups as in the paper.
+        pred_kernel: kernel of the two predictors.
+        quality: add a one-channel prediction of the box's quality to the localisation tower.
+        score: how class probability p and quality q make the score: p, p q or sqrt(p q).
+    """
+
+    finer: bool = False
+    sce: bool = True
+    dpe: bool = True
+    sce_down: str = "conv"
+    sce_kernel: int = 3
+    sce_coarser: bool = True
+    sce_width: int | float | None = 1.0
+    sce_skip: bool = True
+    dpe_levels: tuple[int, ...] = (-1, 0, 1)
+    dpe_width: int | float | None = 1.0
+    down_conv: str = "separable"
+    cls_conv: str = "separable"
+    cls_width: int | float | None = 1.5
+    cls_depth: int = 2
+    box_conv: str = "dense"
+    box_width: int | float | None = None
+    box_depth: int = 2
+    share_down: bool = False
+    share_towers: bool = False
+    norm: str = "bn"
+    pred_kernel: int = 1
+    quality: str = "none"
+    score: str = "p"
+
+    def __post_init__(self) -> None:
+        """Validate values.
+
+        Raises:
+            TypeError: a value of the wrong type.
+            ValueError: a value outside its choices.
+        """
+        for field in dataclasses.fields(self):
+            _check_type(field.name, str(field.type), getattr(self, field.name))
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"tscode option {name}={getattr(self, name)!r}: expected one of {list(allowed)}")
+        object.__setattr__(self, "dpe_levels", tuple(sorted(set(self.dpe_levels))))
+        if not {*self.dpe_levels} <= {-1, 0, 1, 2} or not {*self.dpe_levels} & {-1, 0}:
+            raise ValueError(
+                f"tscode option dpe_levels={list(self.dpe_levels)}: expected offsets among [-1, 0, 1, 2], with -1 or 0 "
+                "among them (the coarsest level has no others)"
+            )
+        if self.score != "p" and self.quality == "none":
+            raise ValueError(f"tscode option score={self.score!r} needs a quality branch; set quality, e.g. centerness")
+
+    @classmethod
+    def from_mapping(cls, *mappings: Mapping[str, Any] | None) -> HeadConfig:
+        """Merge option mappings, the last one winning, over the preset they name (default ``yolo``).
+
+        Raises:
+            TypeError: something that is no mapping, or a value of the wrong type.
+            ValueError: an unknown option (the closest valid one is named), preset or value.
+        """
+        given: dict[str, Any] = {}
+        for mapping in mappings:
+            if mapping is not None and not isinstance(mapping, Mapping):
+                raise TypeError(f"tscode options: expected a mapping like {{sce: true}}, got {mapping!r}")
+            given.update(mapping or {})
+        preset = given.pop("preset", "yolo")
+        if preset not in PRESETS:
+            raise ValueError(f"tscode option preset={preset!r}: expected one of {list(PRESETS)}")
+        known = [f.name for f in dataclasses.fields(cls)]
+        for name in given:
+            if name not in known:
+                raise ValueError(unknown_name("tscode option", str(name), [*known, "preset"]))
+        values = {**PRESETS[preset], **given}
+        if isinstance(values.get("dpe_levels"), list):
+            values["dpe_levels"] = tuple(values["dpe_levels"])
+        return cls(**values)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All options as plain Python values: what a checkpoint keeps, and what `from_mapping` takes back."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+
+def _check_type(name: str, annotation: str, value: object) -> None:
+    """Raise TypeError unless `value` is what the dataclass field says."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    ok, expected = {
+        "bool": (isinstance(value, bool), "true or false"),
+        "str": (isinstance(value, str), "a name"),
+        "int": (isinstance(value, int) and not isinstance(value, bool) and value >= 1, "a whole number >= 1"),
+        "int | float | None": (
+            value is None or (is_number and value > 0),  # type: ignore[operator]
+            "channels (int), a multiple of the stock width (float) or null",
+        ),
+        "tuple[int, ...]": (
+            isinstance(value, tuple) and all(isinstance(v, int) and not isinstance(v, bool) for v in value),
+            "a list of whole numbers",
+        ),
+    }[annotation]
+    if not ok:
+        raise TypeError(f"tscode option {name}={value!r}: expected {expected}")
+
+
+def unknown_name(kind: str, name: str, known: Sequence[str]) -> str:
+    """Message for a name nobody knows: the closest valid one, then all of them."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"; did you mean '{close[0]}'?" if close else ""
+    return f"unknown {kind} '{name}'{hint} Valid: {', '.join(known)}"
+
+
+def cfg_dir() -> Path:
+    """Folder of the shipped YAMLs: inside the installed package, or beside it in a source checkout."""
+    package = Path(__file__).parent
+    installed = package / "cfg"
+    return installed if installed.is_dir() else package.parent / "cfg"
+
+
+def cfg_path(name: str | Path) -> Path | None:
+    """Path of a shipped YAML, or None.
+
+    Args:
+        name: a bare file name, ``yolo11-tscode.yaml`` or ``tscode.yaml``; a scale letter is not taken off. Names with
+            a folder are the user's own and never match.
+    """
+    if Path(name).name != str(name):
+        return None
+    return next((p for p in sorted(cfg_dir().rglob("*.yaml")) if p.name == str(name)), None)

@@ -1,0 +1,340 @@
+"""The two context encodings of TSCODE, and the blocks they share with the towers.
+
+"Task-Specific Context Decoupling for Object Detection" (arXiv:2303.01047), Section 3, Eq. 3-5, Figures 3 and 4.
+
+For level l of the pyramid, `finer` is P_{l-1} (half the stride) and `coarser` P_{l+1} (twice the stride):
+
+    SCE   P_l ---- DConv/2 --+                             DPE   P_{l-1} ----------(+)-- DConv/2 --+
+                             +-- concat = G_l^cls                P_l -+-- up2 ------^              |
+          P_{l+1} -----------+   at half the size of P_l              +---------------------------(+) = G_l^loc
+                                                                 P_{l+1} -- up2 -------------------^
+
+B batch, C channels, H W size of a map, L levels. Sizes halve upwards, rounding up (a 3x3 stride-2 pad-1 conv's rule),
+so an up-sampled map is at most one row and column too large and is cropped: every input size works.
+
+Everything here takes and gives tensors; it knows nothing of losses or of the host's head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from ultralytics.nn.modules.conv import Conv
+from ultralytics.utils.torch_utils import fuse_conv_and_bn
+
+GROUPS = 32  # of GroupNorm, as in the detectors the paper starts from
+
+
+class LevelConv(nn.Module):
+    """Conv, norm, SiLU, where the conv is shared by all levels and the BatchNorm is not.
+
+    A BatchNorm shared by levels normalises each call by its own level in training and all of them by a mixture in
+    evaluation. Separate norms close that gap (RTMDet, arXiv:2212.07784, Section 3.3); GroupNorm has none, and is
+    shared as in the paper.
+    """
+
+    def __init__(self, c1: int, c2: int, k: int, s: int, g: int, act: bool, norm: str, levels: int):
+        super().__init__()
+        self.conv: Any = nn.Conv2d(c1, c2, k, s, k // 2, groups=g, bias=False)
+        norms = [nn.GroupNorm(GROUPS, c2)] if norm == "gn" else [nn.BatchNorm2d(c2) for _ in range(levels)]
+        self.norms: nn.ModuleList | None = nn.ModuleList(norms)
+        self.act = Conv.default_act if act else nn.Identity()
+
+    def forward(self, x: Tensor, level: int = 0) -> Tensor:
+        """(B, C1, H, W) of pyramid level `level` to (B, C2, H/s, W/s), rounded up."""
+        if self.norms is None:
+            return self.act(self.conv[level](x))
+        return self.act(self.norms[level if len(self.norms) > 1 else 0](self.conv(x)))
+
+    def fuse(self) -> None:
+        """Fold each level's BatchNorm into a conv of its own. GroupNorm depends on its input and stays."""
+        if self.norms is not None and isinstance(self.norms[0], nn.BatchNorm2d):
+            self.conv = nn.ModuleList(fuse_conv_and_bn(self.conv, bn) for bn in self.norms)
+            self.norms = None
+
+
+class LevelSequential(nn.Sequential):
+    """A Sequential that tells its children which pyramid level they are working on."""
+
+    def forward(self, x: Tensor, level: int = 0) -> Tensor:
+        """Apply the children in turn to x, a map of pyramid level `level`."""
+        for module in self:
+            x = module(x, level) if isinstance(module, (LevelConv, LevelSequential)) else module(x)
+        return x
+
+
+def conv_block(
+    c1: int,
+    c2: int,
+    k: int = 1,
+    s: int = 1,
+    *,
+    kind: str = "dense",
+    act: bool = True,
+    norm: str = "bn",
+    levels: int = 1,
+) -> nn.Module:
+    """One conv with norm and activation, or its depthwise-separable form (kxk depthwise, then 1x1).
+
+    Args:
+        c1: input channels.
+        c2: output channels.
+        k: odd kernel size.
+        s: stride.
+        kind: "dense", "separable" or "depthwise" (then c1 = c2).
+        act: SiLU (the host's default activation) after the norm.
+        norm: "bn" or "gn".
+        levels: how many pyramid levels share the conv; each gets a BatchNorm of its own.
+    """
+    if kind == "separable":
+        depthwise = _conv(c1, c1, k, s, c1, True, norm, levels)
+        return LevelSequential(depthwise, _conv(c1, c2, 1, 1, 1, act, norm, levels))
+    return _conv(c1, c2, k, s, c1 if kind == "depthwise" else 1, act, norm, levels)
+
+
+def _conv(c1: int, c2: int, k: int, s: int, g: int, act: bool, norm: str, levels: int) -> nn.Module:
+    """The host's own Conv where it does (it fuses it itself), LevelConv where levels share."""
+    if norm == "bn" and levels == 1:
+        return Conv(c1, c2, k, s, g=g, act=act)
+    return LevelConv(c1, c2, k, s, g, act, norm, levels)
+
+
+class Tower(LevelSequential):
+    """`depth` conv blocks and a bare predictor conv, as three children: stem, body, predictor.
+
+    The predictor always is child 2, as in the host's head: the host's INT8 exports keep it in float by that index.
+    """
+
+    def __init__(
+        self,
+        c1: int,
+        width: int,
+        depth: int,
+        out: int,
+        *,
+        kind: str = "dense",
+        norm: str = "bn",
+        levels: int = 1,
+        pred_kernel: int = 1,
+    ):
+        blocks = [
+            conv_block(c1 if i == 0 else width, width, 3, kind=kind, norm=norm, levels=levels) for i in range(depth)
+        ]
+        body = blocks[1:]
+        super().__init__(
+            blocks[0],
+            body[0] if len(body) == 1 else LevelSequential(*body) if body else nn.Identity(),
+            nn.Conv2d(width, out, pred_kernel, padding=pred_kernel // 2),
+        )
+
+
+def up(x: Tensor, like: Tensor, times: int = 2) -> Tensor:
+    """Nearest up-sampling of (B, C, h, w) by `times`, cropped to the size of `like` (B, _, H, W)."""
+    return crop(F.interpolate(x, scale_factor=float(times), mode="nearest"), like)
+
+
+def crop(x: Tensor, like: Tensor) -> Tensor:
+    """The top-left part of (B, C, h, w) that has the size of `like` (B, _, H, W); h >= H and w >= W."""
+    return x[..., : like.shape[-2], : like.shape[-1]]
+
+
+def rearrange_quadrants(x: Tensor, like: Tensor) -> Tensor:
+    """Give each of four neighbours its own scores (Eq. 4): (B, 4K, h, w) to (B, K, H, W), H <= 2h and W <= 2w.
+
+    The score of class c at row 2y+i, column 2x+j comes from channel 4c + 2i + j. Eq. 4 writes it as (2i+j)K + c: the
+    same map up to the order of the predictor's rows; this one is `torch.nn.PixelShuffle`'s, which every runtime knows.
+    """
+    return crop(F.pixel_shuffle(x, 2), like)
+
+
+class SemanticContextEncoding(nn.Module):
+    """SCE: G_l^cls = Concat(DConv(P_l), P_{l+1}) for every level, Eq. 3.
+
+    The coarsest level has no P_{l+1}: its G is DConv(P_l) alone, or that twice where `even_channels` asks for the
+    same channels everywhere (towers shared over levels). The paper does not say; see the README.
+
+    Attributes:
+        out_channels: channels of G_l^cls per level.
+    """
+
+    def __init__(
+        self,
+        ch: Sequence[int],
+        *,
+        down: str = "conv",
+        kernel: int = 3,
+        coarser: bool = True,
+        width: int | None = None,
+        kind: str = "dense",
+        shared: bool = False,
+        norm: str = "bn",
+        even_channels: bool = False,
+    ):
+        """Build the encoder.
+
+        Args:
+            ch: channels of P_l, finest level first; at least two levels.
+            down: "conv", "avg" or "max", all of stride 2.
+            kernel: odd kernel size of that step.
+            coarser: concatenate P_{l+1}.
+            width: channels of both maps that are concatenated; None keeps each level's own.
+            kind: "dense" or "separable" stride-2 conv.
+            shared: one stride-2 conv for all levels.
+            norm: "bn" or "gn".
+            even_channels: repeat DConv(P_L) at the coarsest level, for towers shared over levels.
+        """
+        super().__init__()
+        n = len(ch)
+        widths = [width or c for c in ch]
+        self.coarser, self.even_channels, self.shared = coarser, even_channels, shared and down == "conv"
+        # One conv for all levels needs one input width; without sharing the stride-2 conv changes the width itself.
+        self.laterals = nn.ModuleList(_project(c, w, norm) if shared else nn.Identity() for c, w in zip(ch, widths))
+        down_ch = widths if shared else list(ch)
+        pairs = [(c, w) for c, w in zip(down_ch, widths)]
+        if down == "conv":
+            pairs = pairs[:1] if shared else pairs
+            levels = n if shared else 1
+            self.down = nn.ModuleList(
+                conv_block(c, w, kernel, 2, kind=kind, norm=norm, levels=levels) for c, w in pairs
+            )
+        else:
+            pool = {"avg": nn.AvgPool2d, "max": nn.MaxPool2d}[down]
+            self.down = nn.ModuleList(
+                LevelSequential(pool(kernel, 2, kernel // 2), _project(c, w, norm)) for c, w in pairs
+            )
+        coarse = [(c, width or c) for c in down_ch[1:]] if coarser else []
+        self.coarse = nn.ModuleList(_project(c, w, norm) for c, w in coarse)
+        above = [w for _, w in coarse] + [widths[-1] if coarser and even_channels else 0] if coarser else [0] * n
+        self.out_channels = [w + a for w, a in zip(widths, above)]
+
+    def forward(self, pyramid: Sequence[Tensor]) -> list[Tensor]:
+        """L maps (B, C_l, H_l, W_l), finest first, to L maps (B, out_channels[l], ceil(H_l/2), ceil(W_l/2))."""
+        pyramid = [lateral(p) for lateral, p in zip(self.laterals, pyramid)]
+        out = []
+        for level, p in enumerate(pyramid):
+            halved = _at(self.down, level, p)
+            if self.coarser and level + 1 < len(pyramid):
+                halved = torch.cat((halved, self.coarse[level](pyramid[level + 1])), 1)
+            elif self.coarser and self.even_channels:
+                halved = torch.cat((halved, halved), 1)
+            out.append(halved)
+        return out
+
+
+class DetailPreservingEncoding(nn.Module):
+    """DPE: G_l^loc = P_l + up(P_{l+1}) + DConv(up(P_l) + P_{l-1}) for every level, Eq. 5.
+
+    A term whose level does not exist is left out: P_{l+1} at the coarsest level, and the whole DConv at the finest
+    one when there is no finer map below it.
+
+    Attributes:
+        out_channels: channels of G_l^loc per level.
+    """
+
+    def __init__(
+        self,
+        ch: Sequence[int],
+        finer_ch: int | None = None,
+        *,
+        levels: Sequence[int] = (-1, 0, 1),
+        width: int | None = None,
+        kind: str = "dense",
+        shared: bool = False,
+        norm: str = "bn",
+    ):
+        """Build the encoder.
+
+        Args:
+            ch: channels of P_l, finest level first; at least two levels.
+            finer_ch: channels of the map below the finest level (C2 for P3), or None without one.
+            levels: offsets of the levels that take part, among -1, 0, 1, 2 (Table 3); -1 or 0 among them.
+            width: channels of the sum; None keeps each level's own.
+            kind: "dense" or "separable" stride-2 conv.
+            shared: one stride-2 conv for all levels.
+            norm: "bn" or "gn".
+        """
+        super().__init__()
+        n = len(ch)
+        self.levels = tuple(levels)
+        self.out_channels = widths = [width or c for c in ch]
+
+        def project(level: int, width: int) -> nn.Module:
+            return _project(ch[level], width, norm)
+
+        self.same = nn.ModuleList(project(i, widths[i]) for i in range(n)) if 0 in levels else None
+        self.above = nn.ModuleList(project(i + 1, widths[i]) for i in range(n - 1)) if 1 in levels else None
+        self.above2 = nn.ModuleList(project(i + 2, widths[i]) for i in range(n - 2)) if 2 in levels else None
+        # What is added at the size of P_{l-1} has the channels of P_{l-1}: the small map is projected, not the large.
+        below = [finer_ch or 0, *ch[:-1]]
+        self.first = 0 if finer_ch else 1  # the first level that has a finer one
+        self.detail: Any = None
+        self.finer_lateral: Any = None
+        self.same_up: Any = None
+        lonely = 0 not in levels and self.first == 1  # the finest level has nothing to add up but itself
+        self.alone = project(0, widths[0]) if lonely else None
+        if -1 in levels:
+            added = [width if c and width and shared else c for c in below]
+            self.finer_lateral = nn.ModuleList(
+                _project(c, a, norm) if c else nn.Identity() for c, a in zip(below, added)
+            )
+            if 0 in levels:
+                self.same_up = nn.ModuleList(project(i, added[i]) if added[i] else nn.Identity() for i in range(n))
+            pairs = [(a, w) for a, w in zip(added, widths) if a]
+            if shared:
+                self.detail = nn.ModuleList([conv_block(*pairs[0], 3, 2, kind=kind, norm=norm, levels=n)])
+            else:
+                self.detail = nn.ModuleList(
+                    conv_block(a, w, 3, 2, kind=kind, norm=norm) if a else nn.Identity() for a, w in zip(added, widths)
+                )
+
+    def forward(self, pyramid: Sequence[Tensor], finer: Tensor | None = None) -> list[Tensor]:
+        """Encode the pyramid.
+
+        Args:
+            pyramid: L maps (B, C_l, H_l, W_l), finest first.
+            finer: (B, finer_ch, 2 H_1, 2 W_1) map below the finest level, or None as at construction.
+
+        Returns:
+            L maps (B, out_channels[l], H_l, W_l).
+        """
+        out = []
+        for level, p in enumerate(pyramid):
+            terms = []
+            if self.same is not None:
+                terms.append(self.same[level](p))
+            if self.above is not None and level + 1 < len(pyramid):
+                terms.append(up(self.above[level](pyramid[level + 1]), p))
+            if self.above2 is not None and level + 2 < len(pyramid):
+                terms.append(up(self.above2[level](pyramid[level + 2]), p, 4))
+            if self.detail is not None and level >= self.first:
+                terms.append(self._detail(pyramid, finer, level))
+            if level == 0 and self.alone is not None:
+                terms.append(self.alone(p))
+            out.append(sum(terms[1:], start=terms[0]))
+        return out
+
+    def _detail(self, pyramid: Sequence[Tensor], finer: Tensor | None, level: int) -> Tensor:
+        """DConv(up(P_l) + P_{l-1}), the size of P_l."""
+        below = self.finer_lateral[level](pyramid[level - 1] if level else finer)
+        if self.same_up is not None:
+            below = below + up(self.same_up[level](pyramid[level]), below)
+        return _at(self.detail, level, below)
+
+
+def _project(c1: int, c2: int, norm: str) -> nn.Module:
+    """A linear 1x1 conv with norm that changes the channels, or nothing where they agree already."""
+    return nn.Identity() if c1 == c2 else conv_block(c1, c2, 1, act=False, norm=norm)
+
+
+def _at(modules: nn.ModuleList, level: int, x: Tensor) -> Tensor:
+    """Apply the level's own module, or the one that all levels share."""
+    return run_level(modules[level if len(modules) > 1 else 0], x, level)
+
+
+def run_level(module: nn.Module, x: Tensor, level: int) -> Tensor:
+    """Call a module, telling it the level if it wants to know."""
+    return module(x, level) if isinstance(module, (LevelConv, LevelSequential)) else module(x)

@@ -1,0 +1,352 @@
+"""TSCODEDetect: the host's Detect, with each branch given its own context.
+
+    P3..P5 --+-- SCE --> G^cls --> cv3 (half size, 4 x nc) --> Eq. 4 --+--> scores (B, nc, A)
+             +-- cls_skip (full size) ---------------------------------+
+    C2 ------+-- DPE --> G^loc --> cv2 --------------------------------+--> boxes (B, 4 reg_max, A)
+
+The import path ``tscode_yolo.head.TSCODEDetect`` is public and frozen: checkpoints pickle it. Attribute names that the
+host reads (cv2, cv3, one2one_*, nl, nc, stride, ...) are the host's.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from ultralytics.nn.modules.head import Detect
+from ultralytics.utils.ops import make_divisible
+
+from tscode_yolo.config import SCHEMA, HeadConfig
+from tscode_yolo.context import GROUPS as GN_GROUPS
+from tscode_yolo.context import (
+    DetailPreservingEncoding,
+    LevelConv,
+    SemanticContextEncoding,
+    Tower,
+    conv_block,
+    rearrange_quadrants,
+    run_level,
+)
+
+CONTEXT = ("sce", "dpe", "cls_skip", "quality")  # what forward_head gets beside the towers, where it exists
+PRIOR = 0.01  # probability of a class at the start where a predictor serves all levels (focal loss, arXiv:1708.02002)
+
+
+class TSCODEDetect(Detect):
+    """Detection head with Task-Specific COntext DEcoupling (arXiv:2303.01047).
+
+    Attributes:
+        options: all options as plain values, see `tscode_yolo.config.HeadConfig`.
+        finer: whether the first input is a map below the finest predicted level (C2).
+        sce: Semantic Context Encoding, or None when classification reads the plain P_l.
+        dpe: Detail-Preserving Encoding, or None when localisation reads the plain P_l.
+        cls_skip: per level, full-size logits added to SCE's, or None.
+        quality: per localisation tower, one logit per anchor point on how good its box is, or None.
+        one2one_sce, one2one_dpe, ...: twins of these in an end-to-end head.
+    """
+
+    cv2: Any
+    cv3: Any
+    sce: Any
+    dpe: Any
+    cls_skip: Any
+    quality: Any
+
+    def __init__(
+        self,
+        nc: int = 80,
+        reg_max: int = 16,
+        end2end: bool = False,
+        ch: Sequence[int] = (),
+        options: Mapping[str, Any] | None = None,
+    ):
+        """Build the head.
+
+        Args:
+            nc: number of classes.
+            reg_max: DFL bins; 1 regresses distances directly.
+            end2end: add the one-to-one twins of an NMS-free head.
+            ch: channels of the inputs, finest first: the predicted levels, preceded by the finer map if
+                ``options["finer"]``.
+            options: see `tscode_yolo.config.HeadConfig`.
+
+        Raises:
+            ValueError: fewer than two predicted levels, or options that the channels do not allow.
+        """
+        config = HeadConfig.from_mapping(options)
+        levels = list(ch)[config.finer :]
+        if len(levels) < 2:
+            raise ValueError(
+                f"TSCODEDetect: expected at least 2 predicted levels{' after the finer map' * config.finer}, got "
+                f"inputs with channels {list(ch)}. Name more layers in its row, e.g. [[16, 19, 22], 1, TSCODEDetect, "
+                f"[nc]]{', or drop `finer: true`' * config.finer}"
+            )
+        super().__init__(nc, reg_max, end2end=False, ch=tuple(levels))
+        self.options = config.as_dict()
+        self.finer = config.finer
+        self.built = False  # True once the host has seen the inputs' sizes and set the strides
+        self.score = config.score
+        self.sce = self.dpe = self.cls_skip = self.quality = None
+        box_width, cls_width = self.cv2[0][-1].in_channels, self.cv3[0][-1].in_channels  # the stock head's
+        if config.dpe or config.share_towers:
+            self._build_box_branch(config, levels, next(iter(ch)) if config.finer else None, box_width)
+        if config.sce or config.share_towers:
+            self._build_cls_branch(config, levels, cls_width)
+        if config.quality != "none":
+            self.quality = nn.ModuleList(nn.Conv2d(t[-1].in_channels, 1, 3, padding=1) for t in self.cv2)
+        if end2end:
+            for name in self._branch_names():
+                setattr(self, f"one2one_{name}", copy.deepcopy(getattr(self, name)))
+
+    def _build_box_branch(self, config: HeadConfig, ch: list[int], finer_ch: int | None, stock: int) -> None:
+        """Replace the stock localisation branch: DPE if it is on, and its towers."""
+        if config.dpe:
+            width = _channels("dpe_width", config.dpe_width, stock, config.norm)
+            self.dpe = DetailPreservingEncoding(
+                ch,
+                finer_ch,
+                levels=config.dpe_levels,
+                width=width,
+                kind=config.down_conv,
+                shared=_can_share(config.share_down, ch, width, "dpe_width"),
+                norm=config.norm,
+            )
+            ch = self.dpe.out_channels
+        self.cv2 = self._towers(config, "box", ch, stock, 4 * self.reg_max)
+
+    def _build_cls_branch(self, config: HeadConfig, ch: list[int], stock: int) -> None:
+        """Replace the stock classification branch: SCE and the full-size path if SCE is on, and its towers."""
+        if config.sce:
+            width = _channels("sce_width", config.sce_width, stock, config.norm)
+            if config.sce_skip:
+                self.cls_skip = nn.ModuleList(
+                    nn.Sequential(conv_block(c, c, 3, kind="depthwise"), nn.Conv2d(c, self.nc, 1, bias=False))
+                    for c in ch
+                )
+            self.sce = SemanticContextEncoding(
+                ch,
+                down=config.sce_down,
+                kernel=config.sce_kernel,
+                coarser=config.sce_coarser,
+                width=width,
+                kind=config.down_conv,
+                shared=_can_share(config.share_down, ch, width, "sce_width"),
+                norm=config.norm,
+                even_channels=config.share_towers,
+            )
+            ch = self.sce.out_channels
+        self.cv3 = self._towers(config, "cls", ch, stock, self.nc * (4 if config.sce else 1))
+
+    def _towers(self, config: HeadConfig, branch: str, ch: list[int], stock: int, out: int) -> nn.ModuleList:
+        """One tower per level, or one for all."""
+        options = config.as_dict()
+        width = _channels(f"{branch}_width", options[f"{branch}_width"], stock, config.norm) or stock
+        shared = _can_share(config.share_towers, ch, None, "share_towers with equal channels, i.e. a width")
+        return nn.ModuleList(
+            Tower(
+                c,
+                width,
+                options[f"{branch}_depth"],
+                out,
+                kind=options[f"{branch}_conv"],
+                norm=config.norm,
+                levels=len(ch) if shared else 1,
+                pred_kernel=config.pred_kernel,
+            )
+            for c in (ch[:1] if shared else ch)
+        )
+
+    def _branch_names(self) -> list[str]:
+        """Names of the modules that an end-to-end head has twice."""
+        return [n for n in ("cv2", "cv3", *CONTEXT) if getattr(self, n, None) is not None]
+
+    @property
+    def one2many(self) -> dict[str, Any]:
+        """The one-to-many branches, as the keyword arguments of `forward_head`."""
+        return self._branches("")
+
+    @property
+    def one2one(self) -> dict[str, Any]:
+        """The one-to-one branches; an AttributeError without them, by which older hosts tell the two apart."""
+        return self._branches("one2one_")
+
+    def _branches(self, prefix: str) -> dict[str, Any]:
+        modules = {key: getattr(self, prefix + key, None) for key in CONTEXT}
+        return {"box_head": getattr(self, f"{prefix}cv2"), "cls_head": getattr(self, f"{prefix}cv3"), **modules}
+
+    def forward_head(
+        self,
+        x: list[Tensor],
+        box_head: nn.Module | None = None,
+        cls_head: nn.Module | None = None,
+        sce: SemanticContextEncoding | None = None,
+        dpe: DetailPreservingEncoding | None = None,
+        cls_skip: nn.ModuleList | None = None,
+        quality: nn.ModuleList | None = None,
+    ) -> dict[str, Any]:
+        """Predict with one set of branches.
+
+        Args:
+            x: maps (B, C, H, W), finest first, the finer map (if any) before the predicted levels.
+            box_head: towers of localisation; None (dropped by `fuse`) predicts nothing.
+            cls_head: towers of classification; likewise.
+            sce: context of classification, or None.
+            dpe: context of localisation, or None.
+            cls_skip: full-size logits per level, or None.
+            quality: predictors on the localisation towers, or None.
+
+        Returns:
+            boxes (B, 4 reg_max, A) as distances in strides or their DFL logits, scores (B, nc, A) before the sigmoid,
+            feats: the predicted levels, which give the host its anchor points and strides; with a quality branch also
+            quality (B, 1, A) before the sigmoid.
+        """
+        if box_head is None or cls_head is None:
+            return {}
+        levels = list(x[-self.nl :])
+        if not self.built:
+            self._check_inputs(x)
+        loc = levels if dpe is None else dpe(levels, x[0] if self.finer else None)
+        loc = [_features(box_head, g, i) for i, g in enumerate(loc)]
+        preds: dict[str, Any] = {"boxes": _flat(_at(box_head, i)[-1](g) for i, g in enumerate(loc)), "feats": levels}
+        if quality is not None:
+            preds["quality"] = _flat(_at(quality, i)(g) for i, g in enumerate(loc))
+        sem = levels if sce is None else sce(levels)
+        scores = [_at(cls_head, i)[-1](_features(cls_head, g, i)) for i, g in enumerate(sem)]
+        if sce is not None:
+            scores = [rearrange_quadrants(s, p) for s, p in zip(scores, levels)]
+        if cls_skip is not None:
+            scores = [s + skip(p) for s, skip, p in zip(scores, cls_skip, levels)]
+        return {**preds, "scores": _flat(scores)}
+
+    def _inference(self, x: dict[str, Any]) -> Tensor:
+        """As the host's, (B, 4 + nc, A) boxes and scores, with the quality folded into the scores."""
+        if "quality" in x and self.score != "p":
+            # The host takes the sigmoid of these, so they are the logits of p q or of its root.
+            log_pq = nn.functional.logsigmoid(x["scores"].float()) + nn.functional.logsigmoid(x["quality"].float())
+            log_s = log_pq * (0.5 if self.score == "sqrt_pq" else 1.0)
+            x = {**x, "scores": (log_s - torch.log1p(-log_s.exp().clamp(max=1 - 1e-6))).to(x["scores"].dtype)}
+        return super()._inference(x)
+
+    def _check_inputs(self, x: list[Tensor]) -> None:
+        """Raise ValueError unless the inputs are consecutive levels of one pyramid."""
+        expected = self.nl + self.finer
+        if len(x) != expected:
+            raise ValueError(f"TSCODEDetect: expected {expected} input maps, got {len(x)}")
+        sizes = [tuple(t.shape[-2:]) for t in x]
+        for i, (below, above) in enumerate(itertools.pairwise(sizes)):
+            if above != tuple((n + 1) // 2 for n in below):
+                raise ValueError(
+                    f"TSCODEDetect: inputs must be consecutive levels, each half the size of the one before; input {i} "
+                    f"is {below[0]}x{below[1]} and input {i + 1} is {above[0]}x{above[1]}. Check the layer numbers in "
+                    "the `from` column of the head's row"
+                )
+
+    def bias_init(self) -> None:
+        """Set the predictors' biases to the host's priors: boxes 2 strides wide, rare objects, for all 4 nc outputs.
+
+        Called once by the host, after it has set the strides.
+        """
+        for branch in [self.one2many] + ([self.one2one] if getattr(self, "one2one_cv2", None) is not None else []):
+            for tower in branch["box_head"]:
+                tower[-1].bias.data.fill_(2.0)
+            cls_head = branch["cls_head"]
+            for tower, stride in zip(cls_head, self.stride):
+                rare = math.log(5 / self.nc / (640 / float(stride)) ** 2)  # 5 objects in a 640 px image
+                tower[-1].bias.data.fill_(rare if len(cls_head) == self.nl else -math.log((1 - PRIOR) / PRIOR))
+        self.built = True
+
+    def class_convs(self) -> dict[str, nn.Conv2d]:
+        """The convs whose outputs are class logits, by their name in this head.
+
+        Their rows are class-major: class c owns rows [c k, (c + 1) k) with k = out_channels / nc (4 under SCE, else 1).
+        """
+        found = {}
+        for name in ("cv3", "one2one_cv3", "cls_skip", "one2one_cls_skip"):
+            for i, branch in enumerate(getattr(self, name, None) or ()):
+                found[f"{name}.{i}.{len(branch) - 1}"] = branch[-1]
+        return found
+
+    def fuse(self) -> None:
+        """Drop the branches inference does not use, and fold shared convs with their norms."""
+        super().fuse()
+        if self.cv2 is None:
+            self.sce = self.dpe = self.cls_skip = self.quality = None
+        for module in list(self.modules()):
+            if isinstance(module, LevelConv):
+                module.fuse()
+
+    def register_forward_pre_hook(self, hook: Callable[..., Any], **kwargs: Any) -> RemovableHandle:
+        """As `torch.nn.Module`'s, but the hook sees the predicted levels only.
+
+        The host's hooks (ReID features, ``visualize=True``) index the inputs by anchor point, for which the finer map
+        has none.
+        """
+        if not self.finer or kwargs.get("with_kwargs"):
+            return super().register_forward_pre_hook(hook, **kwargs)
+
+        def levels_only(module: nn.Module, args: tuple) -> tuple | None:
+            levels = list(args[0][-self.nl :])
+            result = hook(module, (levels, *args[1:]))
+            if result is None:
+                return None
+            result = result if isinstance(result, tuple) else (result,)
+            return ([args[0][0], *result[0]], *result[1:])
+
+        return super().register_forward_pre_hook(levels_only, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "schema": SCHEMA}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        schema = state.get("schema", SCHEMA)
+        if schema > SCHEMA:
+            raise RuntimeError(
+                f"this checkpoint's TSCODE head has schema {schema}; the installed tscode_yolo knows up to {SCHEMA}. "
+                "Update it: pip install -U tscode-yolo"
+            )
+        super().__setstate__(state)
+
+    def extra_repr(self) -> str:
+        """The options that differ from the defaults."""
+        default = HeadConfig().as_dict()
+        return ", ".join(f"{k}={v}" for k, v in self.options.items() if v != default[k])
+
+
+def _at(modules: Any, level: int) -> Any:
+    """The level's own module, or the one that all levels share."""
+    return modules[level if len(modules) > 1 else 0]
+
+
+def _features(towers: Any, x: Tensor, level: int) -> Tensor:
+    """What the level's tower gives its predictor: (B, C, H, W)."""
+    for block in list(_at(towers, level))[:-1]:
+        x = run_level(block, x, level)
+    return x
+
+
+def _flat(maps: Iterable[Tensor]) -> Tensor:
+    """L maps (B, C, H_l, W_l) to (B, C, A), A anchor points of all levels, finest first."""
+    return torch.cat([m.flatten(2) for m in maps], -1)
+
+
+def _channels(name: str, width: int | float | None, stock: int, norm: str) -> int | None:
+    """Channels a width option means: an int as it is, a float as a multiple of the stock width rounded up to 8."""
+    channels = make_divisible(width * stock, 8) if isinstance(width, float) else width
+    if channels and norm == "gn" and channels % GN_GROUPS:
+        raise ValueError(f"tscode option {name}={width}: GroupNorm needs a multiple of {GN_GROUPS}, got {channels}")
+    return channels
+
+
+def _can_share(wanted: bool, ch: Sequence[int], width: int | None, option: str) -> bool:
+    """Whether to share a module over levels; ValueError if their channels differ and nothing makes them equal."""
+    if wanted and width is None and len(set(ch)) > 1:
+        raise ValueError(
+            f"tscode options: sharing over levels needs the same channels on all of them, got {list(ch)}; set {option}"
+        )
+    return wanted

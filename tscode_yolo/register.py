@@ -1,0 +1,299 @@
+"""Plug the head into Ultralytics: the only module that writes into the host's namespace.
+
+Every change is a wrapper that hands over to the original unless a TSCODE head is involved, so stock models run the
+host's own code. `PATCHES` lists them all; `unregister` puts the originals back.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tscode_yolo.config import HeadConfig, cfg_path
+
+SUPPORTED = ((8, 4, 0), (9, 0, 0))  # ultralytics, first excluded last
+NAME = "TSCODEDetect"  # in the model YAMLs
+
+_originals: dict[tuple[str, str], Any] = {}  # (module, attribute path) -> what the host had there
+_warned: set[str] = set()
+
+
+def _is_ours(head: object) -> bool:
+    from tscode_yolo.head import TSCODEDetect
+
+    return isinstance(head, TSCODEDetect)
+
+
+def _head_of(model: Any) -> Any:
+    """Last layer of a host model, or None."""
+    layers = getattr(model, "model", None)
+    return layers[-1] if layers is not None and len(layers) else None
+
+
+# --- ultralytics.nn.tasks ---------------------------------------------------------------------------------------------
+
+
+def _parse_model(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Let the host build a stock Detect where a YAML names our head, then put ours in its place."""
+
+    @functools.wraps(original)
+    def parse_model(d: dict[str, Any], ch: int, verbose: bool = True) -> Any:
+        rows = d["head"]
+        ours = [i for i, row in enumerate(rows) if row[2] == NAME]
+        if not ours:
+            return original(d, ch, verbose)
+        if ours != [len(rows) - 1]:
+            raise ValueError(f"{_yaml_name(d)}: {NAME} must be the last row of `head:`, and the only one of its kind")
+        args, options = _split_row(rows[-1], d)
+        config = HeadConfig.from_mapping(d.get("tscode"), options)
+        stock_row = [*rows[-1][:2], "Detect", args]
+        layers, save = original({**d, "head": [*rows[:-1], stock_row]}, ch, verbose)
+        layers[-1] = _build_head(layers[-1], config, d, verbose)
+        return layers, save
+
+    return parse_model
+
+
+def _split_row(row: list[Any], d: Mapping[str, Any]) -> tuple[list[Any], Mapping[str, Any] | None]:
+    """The host's arguments of the head's row, copied, and our options behind them."""
+    source, args = row[0], list(row[3])
+    if not isinstance(source, list) or len(source) < 2:
+        raise ValueError(
+            f"{_yaml_name(d)}: {NAME} reads at least 2 layers, its row names {source}. "
+            f"Expected e.g. [[16, 19, 22], 1, {NAME}, [nc]]"
+        )
+    options = args.pop() if len(args) > 1 else None
+    if len(args) != 1 or not (options is None or isinstance(options, Mapping)):
+        raise ValueError(
+            f"{_yaml_name(d)}: the arguments of {NAME} are [nc] or [nc, {{option: value, ...}}], got {row[3]}"
+        )
+    return args, options
+
+
+def _build_head(stub: Any, config: HeadConfig, d: Mapping[str, Any], verbose: bool) -> Any:
+    """Our head with the stock head's place, inputs and settings."""
+    from ultralytics.utils import LOGGER
+
+    from tscode_yolo.head import TSCODEDetect
+
+    ch = [tower[0].conv.in_channels for tower in stub.cv2]
+    end2end = getattr(stub, "one2one_cv2", None) is not None
+    try:
+        head: Any = TSCODEDetect(stub.nc, stub.reg_max, end2end, ch, config.as_dict())
+    except ValueError as e:
+        raise ValueError(f"{_yaml_name(d)}: {e}") from None
+    head.i, head.f, head.type = stub.i, stub.f, f"{TSCODEDetect.__module__}.{NAME}"
+    head.np = sum(p.numel() for p in head.parameters())
+    if verbose:
+        LOGGER.info(f"{head.i:>3}{head.f!s:>20}{1:>3}{head.np:10.0f}  {head.type:<45}[{stub.nc}, {head.extra_repr()}]")
+    return head
+
+
+def _yaml_name(d: Mapping[str, Any]) -> str:
+    return Path(str(d.get("yaml_file") or "model YAML")).name
+
+
+def _check_yaml(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Find our model YAMLs by bare name. What the host finds itself, the user's own file first, wins."""
+
+    @functools.wraps(original)
+    def check_yaml(file: Any, *args: Any, hard: bool = True, **kwargs: Any) -> Any:
+        name = _without_scale(str(file))
+        if not cfg_path(name):
+            return original(file, *args, hard=hard, **kwargs)
+        return (
+            original(file, *args, hard=False, **kwargs)
+            or original(name, *args, hard=False, **kwargs)
+            or str(cfg_path(name))
+        )
+
+    return check_yaml
+
+
+def _check_file(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Find our data YAMLs by bare name, with or without .yaml, as the host finds its own."""
+
+    @functools.wraps(original)
+    def check_file(file: Any, *args: Any, hard: bool = True, **kwargs: Any) -> Any:
+        ours = cfg_path(str(file))
+        if ours is None:
+            return original(file, *args, hard=hard, **kwargs)
+        return original(file, *args, hard=False, **kwargs) or str(ours)
+
+    return check_file
+
+
+def _scale_letter(stem: str) -> re.Match[str] | None:
+    """Match tscoden, tscode-n (and n s m l x alike), whose scale the host's own pattern does not see."""
+    return re.fullmatch(r"(tscode)-?([nsmlx])", stem)
+
+
+def _without_scale(file: str) -> str:
+    """tscoden.yaml -> tscode.yaml; other names as they are."""
+    path = Path(file)
+    match = _scale_letter(path.stem)
+    return str(path.with_name(match.group(1) + path.suffix)) if match else file
+
+
+def _guess_model_scale(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Read the scale off tscoden.yaml ... tscodex.yaml; the host reads yolo11n-tscode.yaml itself."""
+
+    @functools.wraps(original)
+    def guess_model_scale(model_path: Any) -> str:
+        match = _scale_letter(Path(model_path).stem)
+        return match.group(2) if match else original(model_path)
+
+    return guess_model_scale
+
+
+def _load(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Move weights with an account when either side has our head; the host would mix branches."""
+
+    @functools.wraps(original)
+    def load(self: Any, weights: Any, verbose: bool = True) -> Any:
+        source = (weights.get("ema") or weights["model"]) if isinstance(weights, dict) else weights
+        if not (_is_ours(_head_of(self)) or _is_ours(_head_of(source))):
+            return original(self, weights, verbose)
+        from tscode_yolo.transfer import transfer
+
+        return transfer(self, source, functools.partial(original, self), verbose)
+
+    return load
+
+
+def _init(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Refuse to build a segmentation, pose or oriented-box model around a detection head."""
+
+    @functools.wraps(original)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        from ultralytics.nn.tasks import OBBModel, PoseModel, SegmentationModel
+
+        original(self, *args, **kwargs)
+        if _is_ours(_head_of(self)) and isinstance(self, (OBBModel, PoseModel, SegmentationModel)):
+            raise ValueError(
+                f"{_yaml_name(vars(self)['yaml'])} has a {NAME} head, which does task=detect; asked for was a "
+                f"{type(self).__name__}. Use `yolo detect ...`, or a model YAML of the other task"
+            )
+
+    return __init__
+
+
+def _predict_augment(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Test-time augmentation: the host drops it for every subclass of Detect (its end-to-end heads included)."""
+
+    @functools.wraps(original)
+    def _predict_augment(self: Any, x: Any) -> Any:
+        if not _is_ours(_head_of(self)) or getattr(self, "end2end", False):
+            return original(self, x)
+        import torch
+        from ultralytics.utils.torch_utils import scale_img
+
+        views = []
+        for scale, flip in ((1, None), (0.83, 3), (0.67, None)):  # the host's three views; 3 flips left-right
+            view = scale_img(x.flip(flip) if flip else x, scale, gs=int(self.stride.max()))
+            views.append(self._descale_pred(self._predict_once(view)[0], flip, scale, x.shape[-2:]))
+        return torch.cat(self._clip_augmented(views), -1), None
+
+    return _predict_augment
+
+
+# --- ultralytics.nn.distill_model -------------------------------------------------------------------------------------
+
+
+def _get_distill_layers(original: Callable[..., Any]) -> Any:
+    """Compare the predicted levels only; the host takes every input of the head for one."""
+
+    @functools.wraps(original)
+    def get_distill_layers(model: Any) -> list[int]:
+        head = _head_of(model)
+        return [*list(head.f)[-head.nl :], head.i] if _is_ours(head) else original(model)
+
+    return staticmethod(get_distill_layers)
+
+
+PATCHES: dict[str, dict[str, Callable[[Any], Any]]] = {
+    "ultralytics.nn.tasks": {
+        "parse_model": _parse_model,
+        "check_yaml": _check_yaml,
+        "guess_model_scale": _guess_model_scale,
+        "BaseModel.load": _load,
+        "DetectionModel.__init__": _init,
+        "DetectionModel._predict_augment": _predict_augment,
+    },
+    "ultralytics.nn.distill_model": {"DistillationModel.get_distill_layers": _get_distill_layers},
+    "ultralytics.data.utils": {"check_file": _check_file},
+}
+
+
+def _owner(module: str, path: str) -> tuple[Any, str]:
+    """The object that holds an attribute path of a loaded module, and the attribute's name."""
+    *parents, name = path.split(".")
+    return functools.reduce(getattr, parents, sys.modules[module]), name
+
+
+def live() -> dict[str, bool]:
+    """Which patches are in place, by "module.attribute"; modules that are not loaded yet are left out."""
+    return {
+        f"{module}.{path}": (module, path) in _originals
+        for module, patches in PATCHES.items()
+        if module in sys.modules
+        for path in patches
+    }
+
+
+def host_version() -> tuple[int, ...]:
+    """The installed Ultralytics version as numbers."""
+    import ultralytics
+
+    return tuple(int(n) for n in re.findall(r"\d+", ultralytics.__version__)[:3])
+
+
+def register() -> None:
+    """Patch every host module of `PATCHES` that is loaded; the import hook calls again for those loaded later.
+
+    Does nothing the second time. Outside the supported range of Ultralytics it warns once and changes nothing.
+    """
+    if not SUPPORTED[0] <= host_version() < SUPPORTED[1]:
+        if "version" not in _warned:
+            _warned.add("version")
+            first, last = (".".join(map(str, v)) for v in SUPPORTED)
+            warnings.warn(
+                f"tscode_yolo supports ultralytics >= {first}, < {last}; installed is "
+                f"{'.'.join(map(str, host_version()))}. The TSCODE head is not plugged in; stock models are not "
+                f"affected. Install a supported version: pip install 'ultralytics>={first},<{last}'",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return
+    for module, patches in PATCHES.items():
+        if module not in sys.modules:
+            continue
+        for path, wrap in patches.items():
+            if (module, path) not in _originals:
+                owner, name = _owner(module, path)
+                _originals[module, path] = vars(owner)[name]
+                setattr(owner, name, wrap(getattr(owner, name)))
+    _allow_safe_load()
+
+
+def unregister() -> None:
+    """Put back what the host had. Models that are built already keep working."""
+    while _originals:
+        (module, path), original = _originals.popitem()
+        owner, name = _owner(module, path)
+        setattr(owner, name, original)
+
+
+def _allow_safe_load() -> None:
+    """Let ``torch.load(weights_only=True)`` (ULTRALYTICS_SAFE_LOAD=1) build our modules."""
+    import torch
+
+    from tscode_yolo import context, head
+
+    classes = [c for m in (context, head) for c in vars(m).values() if isinstance(c, type)]
+    torch.serialization.add_safe_globals([c for c in classes if c.__module__.startswith("tscode_yolo.")])

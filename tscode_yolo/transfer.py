@@ -1,0 +1,170 @@
+"""Move pretrained weights into a model and say what moved.
+
+The host's own `load` swaps a whole classification branch when two heads differ in width, and does not know four rows
+per class. Here a head moves unit by unit (one tower, one encoder): completely, or not at all.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass
+class Account:
+    """What a transfer did.
+
+    Attributes:
+        body: tensors moved and tensors in all of backbone and neck.
+        left: backbone and neck tensors that did not move, with the reason.
+        head: per unit of the head, "moved" or the reason why it was re-initialised.
+    """
+
+    body: tuple[int, int] = (0, 0)
+    left: list[str] = field(default_factory=list)
+    head: dict[str, str] = field(default_factory=dict)
+
+    def lines(self, source: str) -> list[str]:
+        """The account as text."""
+        moved, total = self.body
+        share = f"{100 * moved / total:.0f} %" if total else "none"
+        out = [f"Weights from {source}: backbone and neck {moved}/{total} tensors ({share})"]
+        out += [f"  not moved   {name}" for name in self.left[:10]]
+        out += [f"  not moved   ... and {len(self.left) - 10} more"] if len(self.left) > 10 else []
+        by_outcome: dict[str, list[str]] = {}
+        for unit, outcome in self.head.items():
+            by_outcome.setdefault(outcome, []).append(unit)
+        out += [f"  head  {outcome}: {', '.join(units)}" for outcome, units in by_outcome.items()]
+        return out
+
+
+def transfer(model: Any, source: Any, load_body: Callable[..., None], verbose: bool = True) -> Account:
+    """Load a source model's weights into `model`, in place.
+
+    Args:
+        model: the host's DetectionModel that receives.
+        source: the model that gives; any host model, ours or stock.
+        load_body: the host's own `load(weights, verbose)` bound to `model`; it gets the source without its head.
+        verbose: log the account.
+
+    Returns:
+        The account. What did not move keeps its initial values.
+    """
+    from ultralytics.utils import LOGGER
+
+    given = source.float().state_dict()
+    n, n_source = len(model.model) - 1, len(source.model) - 1
+    load_body(_without_head(source), verbose=False)
+    body = {k: v for k, v in model.state_dict().items() if not k.startswith(f"model.{n}.")}
+    left = [
+        f"{k}: {'not in the source' if k not in given else f'{list(given[k].shape)} there, {list(v.shape)} here'}"
+        for k, v in body.items()
+        if k not in given or given[k].shape != v.shape
+    ]
+    account = Account((len(body) - len(left), len(body)), left)
+    account.head = _transfer_head(model, source)
+    model.pt_path = getattr(source, "pt_path", None)
+    complete = not left and set(account.head.values()) == {"moved"} and n == n_source
+    if complete and model.names == {i: str(i) for i in range(len(source.names))}:  # a YAML's placeholders
+        model.names = dict(source.names)
+    if verbose:
+        for line in account.lines(str(model.pt_path or "the given model")):
+            LOGGER.info(line)
+        if getattr(source, "is_fused", lambda: False)() and not model.is_fused():
+            LOGGER.warning("The source is fused for inference; train from the unfused checkpoint instead.")
+    return account
+
+
+def _without_head(source: Any) -> Any:
+    """A view of the source that shares its tensors but ends before the head."""
+    view = copy.copy(source)
+    view._modules = {**source._modules, "model": source.model[:-1]}
+    return view
+
+
+def _transfer_head(model: Any, source: Any) -> dict[str, str]:
+    """Move the head's units that are the same on both sides; returns the outcome of each."""
+    head, src = model.model[-1], source.model[-1]
+    rows = _matching_rows(_names(source), _names(model), src, head)
+    classes, src_classes = _class_convs(head), _class_convs(src)
+    given, own = src.state_dict(), head.state_dict()
+    outcome = {}
+    for unit in dict.fromkeys(_unit(k) for k in own):
+        keys = [k for k in own if _unit(k) == unit]
+        there = [k for k in given if _unit(k) == unit]
+        conv = next((c for c in classes if _unit(c) == unit), None)
+        plain = [k for k in keys if conv is None or not k.startswith(f"{conv}.")]
+        reason = _difference(plain, [k for k in there if conv is None or not k.startswith(f"{conv}.")], own, given)
+        if conv is not None and not reason:
+            reason = _class_difference(classes[conv], src_classes.get(conv), head.nc, getattr(src, "nc", 0))
+        if reason:
+            outcome[unit] = f"re-initialised ({reason})"
+            continue
+        for k in plain:
+            own[k].copy_(given[k])
+        outcome[unit] = "moved" if conv is None else _move_class_rows(classes[conv], src_classes[conv], rows, head.nc)
+    return outcome
+
+
+def _unit(key: str) -> str:
+    """The unit of a head that a tensor belongs to: cv2.0, one2one_cv3.1, or sce, dpe, dfl, ... as a whole."""
+    first, second = [*key.split("."), ""][:2]
+    return f"{first}.{second}" if first.removeprefix("one2one_") in ("cv2", "cv3", "cls_skip") else first
+
+
+def _difference(keys: list[str], there: list[str], own: dict[str, Tensor], given: dict[str, Tensor]) -> str:
+    """Why a unit cannot move: empty if it can."""
+    if not there and keys:
+        return "not in the source"
+    if set(keys) != set(there):
+        return "built differently in the source"
+    return "" if all(own[k].shape == given[k].shape for k in keys) else "other channels in the source"
+
+
+def _class_convs(head: Any) -> dict[str, nn.Conv2d]:
+    """Convs that end in class logits, by name: ours says itself, the stock head's are the last of cv3."""
+    if hasattr(head, "class_convs"):
+        return head.class_convs()
+    pairs = ((n, getattr(head, n, None) or ()) for n in ("cv3", "one2one_cv3"))
+    return {f"{n}.{i}.{len(t) - 1}": t[-1] for n, towers in pairs for i, t in enumerate(towers)}
+
+
+def _class_difference(conv: nn.Conv2d, src: nn.Conv2d | None, nc: int, src_nc: int) -> str:
+    """Why a predictor's rows cannot move: empty if they can."""
+    if src is None or not src_nc:
+        return "not in the source"
+    same = conv.weight.shape[1:] == src.weight.shape[1:] and conv.out_channels // nc == src.out_channels // src_nc
+    return "" if same and (conv.bias is None) == (src.bias is None) else "other channels in the source"
+
+
+def _names(model: Any) -> list[str]:
+    """Class names, comparable; empty if the model has only the YAML's placeholders."""
+    names = getattr(model, "names", None) or {}
+    values = list(names.values()) if isinstance(names, dict) else list(names)
+    placeholders = all(str(v) == str(i) for i, v in enumerate(values))
+    return [] if placeholders else [str(v).strip().lower() for v in values]
+
+
+def _matching_rows(names: list[str], own: list[str], src: Any, head: Any) -> dict[int, int]:
+    """Which source class fills which of ours: by name where both have names, else by number if the counts agree."""
+    if names and own:
+        return {i: names.index(name) for i, name in enumerate(own) if name in names}
+    return {i: i for i in range(head.nc)} if getattr(src, "nc", 0) == head.nc else {}
+
+
+def _move_class_rows(conv: nn.Conv2d, src: nn.Conv2d, rows: dict[int, int], nc: int) -> str:
+    """Copy the rows of each class, one or four, to its new place."""
+    if not rows:
+        return "moved but its class rows (no class in common)"
+    per_class = conv.out_channels // nc
+    to, origin = torch.tensor(list(rows)), torch.tensor(list(rows.values()))
+    for name, p in conv.named_parameters():
+        q = getattr(src, name)
+        p.data.unflatten(0, (nc, per_class))[to] = q.data.unflatten(0, (-1, per_class))[origin].to(p)
+    by_position = len(rows) == nc and all(i == j for i, j in rows.items())
+    return "moved" if by_position else f"moved, {len(rows)} of {nc} classes matched by name"
