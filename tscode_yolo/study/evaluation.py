@@ -78,11 +78,15 @@ class StudyValidator(DetectionValidator):
     """
 
     wanted = True
+    detections: list[dict[str, Any]]
+    dataloader: Any
+    names: Any
+    metrics: Any
 
     def init_metrics(self, model: torch.nn.Module) -> None:
         """Start a pass with no detections kept."""
         super().init_metrics(model)
-        self.detections: list[dict[str, Any]] = []
+        self.detections = []
         self.image_ids = {str(f): i for i, f in enumerate(self.dataloader.dataset.im_files)}
 
     def update_metrics(self, preds: list[dict[str, Tensor]], batch: dict[str, Any]) -> None:
@@ -94,20 +98,20 @@ class StudyValidator(DetectionValidator):
 
     def truth(self) -> dict[str, Any]:
         """COCO annotations of the validation images, from the labels the host has loaded."""
-        dataset = self.dataloader.dataset
+        dataset: Any = self.dataloader.dataset
         annotations: list[dict[str, Any]] = []
         images = []
         for image_id, label in enumerate(dataset.labels):
-            height, width = label["shape"]
+            height, width = (int(n) for n in label["shape"])
             images.append({"id": image_id, "height": height, "width": width, "file_name": Path(label["im_file"]).name})
-            for cls, (x, y, w, h) in zip(label["cls"].ravel().tolist(), label["bboxes"].tolist(), strict=True):
-                w, h = w * width, h * height
+            for cls, box in zip(label["cls"].ravel().tolist(), label["bboxes"].tolist(), strict=True):
+                x, y, w, h = (v * side for v, side in zip(box, (width, height, width, height), strict=True))
                 annotations.append(
                     {
                         "id": len(annotations) + 1,
                         "image_id": image_id,
                         "category_id": int(cls),
-                        "bbox": [x * width - w / 2, y * height - h / 2, w, h],
+                        "bbox": [x - w / 2, y - h / 2, w, h],
                         "area": w * h,
                         "iscrowd": 0,
                     }
@@ -121,7 +125,7 @@ class StudyValidator(DetectionValidator):
 
     def _keep(self, pred: dict[str, Tensor], prepared: dict[str, Any], im_file: str) -> None:
         """Append one image's detections, boxes taken from the padded input back to the original image."""
-        boxes = ops.scale_boxes(
+        boxes: Any = ops.scale_boxes(
             prepared["imgsz"], pred["bboxes"].clone().float(), prepared["ori_shape"], ratio_pad=prepared["ratio_pad"]
         )
         boxes[:, 2:] -= boxes[:, :2]  # xyxy -> top left, width, height
@@ -146,9 +150,12 @@ def evaluate(weights: Path, data: Path, split: str, args: dict[str, Any], folder
     Returns:
         ``coco`` (`coco_metrics`), ``host`` (mAP and mAP50 in percent) and ``tool``.
     """
-    taken = {k: args[k] for k in ("imgsz", "batch", "device", "conf", "iou", "max_det", "single_cls") if k in args}
-    overrides = {**taken, "model": str(weights), "data": str(data), "split": split, "task": "detect", "mode": "val"}
-    validator = StudyValidator(args={**overrides, "plots": False, "verbose": False, "workers": 0}, save_dir=folder)
-    stats = validator()
-    host = {name: 100 * float(stats[key]) for key, name in HOST_KEYS.items()}
+    taken: dict[str, Any] = {
+        k: args[k] for k in ("imgsz", "batch", "device", "conf", "iou", "max_det", "single_cls") if k in args
+    }
+    overrides: dict[str, Any] = {**taken, "model": str(weights), "data": str(data), "split": split}
+    overrides |= {"task": "detect", "mode": "val", "plots": False, "verbose": False, "workers": 0}
+    validator = StudyValidator(args=overrides, save_dir=folder)
+    stats: Any = validator()
+    host: dict[str, float] = {name: 100 * float(stats[key]) for key, name in HOST_KEYS.items()}
     return {"coco": validator.coco(), "host": host, "tool": coco_tool()}

@@ -1,8 +1,9 @@
 """What a model costs on paper: parameters and floating-point operations, by layer, and by level of the head.
 
 Operations are counted by `torch.utils.flop_counter`: 2 per multiply-add of convolutions, matrix products and attention;
-nothing for norms, activations and additions. A second counter, thop by way of the host, checks the sum: it knows
-module types only, so it misses products written as functions (attention) and adds norms, pooling and softmax.
+nothing for norms, activations and additions. A second counter, thop by way of the host, checks the sum from the other
+side: it knows module types and Python functions, not tensor operations. It adds norms, pooling and softmax, which a
+deployed detector hardly has; versions before 2.1 miss attention.
 Models are counted as deployed: norms merged, and of a head with two branches for training only the one that predicts.
 """
 
@@ -36,11 +37,13 @@ def count(model: DetectionModel, imgsz: int = 640) -> dict[str, Any]:
 
     Returns:
         ``parameters`` (as trained), ``deployed_parameters``, ``gflops``, ``second_counter`` (``gflops`` and
-        ``difference``, relative), ``blocks`` (one row a layer), ``head`` (`_head_rows` and their share of the model).
+        ``difference``, relative), ``blocks`` (one row a layer), ``head`` (its share, parameters by part,
+        GFLOPs by part and level, and by level).
     """
     net = deployed(model)
     image = torch.zeros(1, _channels(net), imgsz, imgsz, device=next(net.parameters()).device)
-    head = net.model[-1]
+    layers: Any = net.model
+    head = layers[-1]
     with _no_grad_eval(net), _Calls(head) as calls, FlopCounterMode(display=False) as counter:
         calls.counter = counter
         net(image)
@@ -54,7 +57,7 @@ def count(model: DetectionModel, imgsz: int = 640) -> dict[str, Any]:
             "parameters": parameters(layer),
             "gflops": flops.get(f"{root}.model.{i}", 0) / 1e9,
         }
-        for i, layer in enumerate(net.model)
+        for i, layer in enumerate(layers)
     ]
     second = get_flops(net, imgsz)
     rows = calls.rows()
@@ -69,6 +72,7 @@ def count(model: DetectionModel, imgsz: int = 640) -> dict[str, Any]:
             "gflops": blocks[-1]["gflops"],
             "gflops_share": blocks[-1]["gflops"] * 1e9 / total,
             "parameter_share": blocks[-1]["parameters"] / parameters(net),
+            "parts": _part_parameters(head),
             "rows": rows,
             "levels": _levels(rows),
         },
@@ -81,11 +85,7 @@ def parameters(module: nn.Module) -> int:
 
 
 class _Calls:
-    """Counts what each part of a head does, call by call.
-
-    A part is a child of the head, or each member of a child that is a ModuleList. A part called once belongs to the
-    level that its place in the list says; one shared over levels is called once a level, and the calls are told apart
-    by the size of their result, largest first, which is finest first.
+    """Records every call of every module inside a head: its operations, and the size of its result if it is one tensor.
 
     Attributes:
         counter: the running `FlopCounterMode`, set before the forward pass.
@@ -94,18 +94,12 @@ class _Calls:
     counter: FlopCounterMode
 
     def __init__(self, head: nn.Module) -> None:
+        self.head = head
         self.levels = int(getattr(head, "nl", 0))
-        self.parts: dict[str, tuple[nn.Module, int | None]] = {}
-        for name, child in head.named_children():
-            if isinstance(child, nn.ModuleList):
-                place = len(child) == self.levels
-                self.parts |= {f"{name}.{i}": (m, i if place else None) for i, m in enumerate(child)}
-            else:
-                self.parts[name] = (child, None)
-        self.calls: dict[str, list[tuple[int, tuple[int, ...]]]] = {name: [] for name in self.parts}
+        self.calls: dict[nn.Module, list[tuple[int, int | None]]] = {}
 
     def __enter__(self) -> _Calls:
-        self.handles = [h for name, (module, _) in self.parts.items() for h in self._hooks(name, module)]
+        self.handles = [h for module in self.head.modules() for h in self._hooks(module)]
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -113,53 +107,82 @@ class _Calls:
             handle.remove()
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a part and level: ``part``, ``level`` (from 0, finest; None: all), ``parameters``, ``gflops``, ``output``.
+        """Part, level (0 is the finest; None: of no single one) and GFLOPs of everything the head does.
 
-        Parameters of a shared part are in its first row. Parts that do nothing are left out.
+        A part is a child of the head, or a member of a child that is a ModuleList; its operations are shared out over
+        the levels by looking inside it (`_walk`). What the head does outside its children is ``functions``.
         """
-        rows: list[dict[str, Any]] = []
-        for name, (module, place) in self.parts.items():
-            calls = sorted(self.calls[name], key=lambda c: -_area(c[1]))
-            shared = place is None and len(calls) == self.levels > 1
-            number = parameters(module)
-            for i, (flops, size) in enumerate(calls):
-                level = i if shared else place
-                row = {"part": name, "level": level, "parameters": 0 if i else number, "gflops": flops / 1e9}
-                rows.append({**row, "output": list(size)})
-        return [r for r in rows if r["parameters"] or r["gflops"]]
+        sums: dict[tuple[str, int | None], int] = {}
+        for name, flops, level in self._walk(self.head, "", None):
+            sums[name, level] = sums.get((name, level), 0) + flops
+        return [{"part": p, "level": lvl, "gflops": flops / 1e9} for (p, lvl), flops in sums.items() if flops]
 
-    def _hooks(self, name: str, module: nn.Module) -> Iterator[Any]:
+    def _walk(self, module: nn.Module, name: str, level: int | None) -> Iterator[tuple[str, int, int | None]]:
+        """(part, operations, level) of everything inside `module`.
+
+        The level is the place in a ModuleList that has one member a level; or, for a module that is called as often on
+        each level, the rank of the call by the size of its result, largest first. A module that gives several tensors
+        at once, or that was never called itself, is taken apart.
+        """
+        calls = self.calls.get(module, [])
+        whole = all(area is not None for _, area in calls) and module is not self.head
+        if calls and whole and (level is not None or not len(calls) % max(self.levels, 2) or not _has_parts(module)):
+            each = len(calls) / self.levels if self.levels > 1 and not len(calls) % self.levels else None
+            ranked = sorted(calls, key=lambda c: -(c[1] or 0))
+            for i, (flops, _) in enumerate(ranked):
+                yield name, flops, level if level is not None or each is None else int(i // each)
+            return
+        inside = 0
+        for child_name, child in module.named_children():
+            part, place = (child_name if module is self.head else name), level
+            if isinstance(module, nn.ModuleList) and sum(m is child for m in module) == 1:  # more than once: shared
+                place = int(child_name) if len(module) == self.levels and level is None else level
+                part = f"{name}.{child_name}" if self._is_top(module) else name
+            for row in self._walk(child, part, place):
+                inside += row[1]
+                yield row
+        own = sum(flops for flops, _ in calls) - inside
+        if calls and own > 0:
+            yield name or "functions", own, level
+
+    def _is_top(self, module: nn.Module) -> bool:
+        return any(child is module for child in self.head.children())
+
+    def _hooks(self, module: nn.Module) -> Iterator[Any]:
         started: list[int] = []
 
         def before(_module: nn.Module, _inputs: Any) -> None:
             started.append(self.counter.get_total_flops())
 
         def after(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            size = tuple(output.shape[2:]) if isinstance(output, Tensor) else ()
-            self.calls[name].append((self.counter.get_total_flops() - started.pop(), size))
+            area = output.shape[2:].numel() if isinstance(output, Tensor) else None
+            self.calls.setdefault(module, []).append((self.counter.get_total_flops() - started.pop(), area))
 
         yield module.register_forward_pre_hook(before)
         yield module.register_forward_hook(after)
 
 
+def _has_parts(module: nn.Module) -> bool:
+    return next(module.children(), None) is not None
+
+
 def _levels(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Sum of the parts' operations and parameters by level; the last row, level None, belongs to no single one."""
+    """Sum of the parts' operations by level; the last row, level None, belongs to no single one."""
     keys = sorted({r["level"] for r in rows if r["level"] is not None})
-    return [
-        {
-            "level": level,
-            "parameters": sum(r["parameters"] for r in rows if r["level"] == level),
-            "gflops": sum(r["gflops"] for r in rows if r["level"] == level),
-        }
-        for level in [*keys, *([None] if any(r["level"] is None for r in rows) else [])]
-    ]
+    every = [*keys, *([None] if any(r["level"] is None for r in rows) else [])]
+    return [{"level": lv, "gflops": sum(r["gflops"] for r in rows if r["level"] == lv)} for lv in every]
 
 
-def _area(size: tuple[int, ...]) -> int:
-    area = 1
-    for n in size:
-        area *= n
-    return area
+def _part_parameters(head: nn.Module) -> list[dict[str, Any]]:
+    """Parameters of each child of the head, and of each member of a child that is a ModuleList."""
+    parts: dict[str, nn.Module] = {}
+    for name, child in head.named_children():
+        shared = isinstance(child, nn.ModuleList) and len({id(m) for m in child}) < len(child)
+        if isinstance(child, nn.ModuleList) and not shared:
+            parts |= {f"{name}.{i}": m for i, m in enumerate(child)}
+        else:
+            parts[name] = child
+    return [{"part": name, "parameters": n} for name, m in parts.items() if (n := parameters(m))]
 
 
 def _channels(model: DetectionModel) -> int:

@@ -1,4 +1,4 @@
-"""What a study will do, settled before anything runs: arms, data sets, seeds, and one set of train arguments for all."""
+"""What a study will do, settled before anything runs: arms, data sets, seeds, one set of train arguments for all."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from tscode_yolo.study.inventory import DataSet, read_dataset, require_unseen
 from tscode_yolo.study.storage import read_json, write_json
 from tscode_yolo.study.trainer import transfer_body
 
-OWN_KEYS = ["data", "epochs", "seeds", "init", "final", "final_split", "out", "last", "every", "weights", "workers", "loader_workers", "engine", "cpus", "gpus", "address", "confidence", "effect", "latency"]
+OWN_KEYS = (
+    *("data", "epochs", "seeds", "init", "final", "final_split", "out", "last", "every", "weights"),
+    *("workers", "loader_workers", "engine", "cpus", "gpus", "address", "confidence", "effect", "latency"),
+)
 PATHS = ("model", "data", "init", "final_data")
 ADAM = ("Adam", "AdamW", "Adamax", "NAdam", "RAdam")
 
@@ -218,7 +221,7 @@ def warm_label_caches(study: Study) -> None:
     """Let the host scan each split's labels once, before several processes would write the same cache at once."""
     for dataset in {d.yaml: d for d in [*study.datasets, *(f for f, _ in study.finals.values())]}.values():
         info = check_det_dataset(str(dataset.yaml))
-        cfg = get_cfg(overrides={"imgsz": study.train.get("imgsz", 640), "task": "detect"})
+        cfg: Any = get_cfg(overrides={"imgsz": study.train.get("imgsz", 640), "task": "detect"})
         for split in dataset.images:
             build_yolo_dataset(cfg, info[split], study.train["batch"], info, mode="val")
 

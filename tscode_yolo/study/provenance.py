@@ -1,4 +1,4 @@
-"""Where a number comes from: command, versions, hardware and git state, without a path or a host name of this machine."""
+"""Where a number comes from: command, versions, hardware and git state, without a path or the name of this machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from typing import Any
 
 import torch
 
-PACKAGES = ["tscode-yolo", "ultralytics", "torch", "torchvision", "numpy", "scipy", "opencv-python", "matplotlib", "faster-coco-eval", "pycocotools", "onnxruntime", "openvino", "ray"]
+PACKAGES = (
+    *("tscode-yolo", "ultralytics", "torch", "torchvision", "numpy", "scipy", "opencv-python", "matplotlib"),
+    *("faster-coco-eval", "pycocotools", "onnxruntime", "openvino", "ray"),
+)
 
 
 def provenance(argv: list[str] | None = None) -> dict[str, Any]:
@@ -75,7 +78,7 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 def _without_home(argument: str) -> str:
     """An argument with absolute paths cut to their last two parts: enough to know the file, not the machine."""
     key, eq, value = argument.rpartition("=")
-    parts = [str(Path(*Path(p).parts[-2:])) if os.path.isabs(p) else p for p in value.split(",")]
+    parts = [str(Path(*Path(p).parts[-2:])) if Path(p).is_absolute() else p for p in value.split(",")]
     return f"{key}{eq}{','.join(parts)}"
 
 

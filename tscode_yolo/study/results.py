@@ -1,4 +1,4 @@
-"""From finished runs to what may be said: pairs by seed, differences, intervals, and checks that the pairs are pairs."""
+"""From finished runs to what may be said: pairs by seed, differences, intervals, and whether the pairs are pairs."""
 
 from __future__ import annotations
 

@@ -245,7 +245,7 @@ def pooled(groups: Mapping[str, Sequence[float]], confidence: float = 0.95, seed
         "means": dict(zip(groups, means.tolist(), strict=True)),
         "confidence": confidence,
         "these": _mean_of_means(arrays, confidence),
-        "others": {**t_interval(means, confidence), "sd_between": _between_sd(arrays)},
+        "others": {**t_interval(means.tolist(), confidence), "sd_between": _between_sd(arrays)},
         "bootstrap": _two_level_bootstrap(arrays, confidence, seed),
     }
 
@@ -282,7 +282,7 @@ def _between_sd(arrays: list[np.ndarray]) -> float | None:
 def _two_level_bootstrap(arrays: list[np.ndarray], confidence: float, seed: int) -> dict[str, Any]:
     """Percentile interval of the mean of means, resampling groups and then members of each drawn group."""
     if len(arrays) < 2:
-        return {**bootstrap_interval(arrays[0], confidence, seed), "levels": 1}
+        return {**bootstrap_interval(arrays[0].tolist(), confidence, seed), "levels": 1}
     rng = np.random.default_rng(seed)
     # (groups, resamples, draws): as many resampled means of each group as a group can be drawn at most
     shape = (RESAMPLES, len(arrays))

@@ -4,8 +4,8 @@ Fair: everything below the head starts from the same weights, every epoch starts
 was fed to the model is fingerprinted, so that a report can prove that two heads saw the same batches. The host's own
 switch for a seed is not enough: a larger head draws more random numbers while it is built.
 
-Resumable: after each epoch the whole state goes, in full precision, into ``weights/resume.pt``, written in one step. The
-host's own resume continues from half-precision averaged weights and from a file that a kill can cut in two.
+Resumable: after each epoch the whole state goes, in full precision, into ``weights/resume.pt``, written in one step.
+The host's own resume continues from half-precision averaged weights and from a file that a kill can cut in two.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import random
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,13 @@ class StudyTrainer(DetectionTrainer):
         exact_resume: a resumed run equals an uninterrupted one to the bit. Not so with gradients summed over batches
             (they are lost with the process) or with loader processes (their random state is).
     """
+
+    validator: Any  # the host sets these late, and tells a type checker that they are None
+    metrics: Any
+    ema: Any
+    optimizer: Any
+    scheduler: Any
+    model: Any
 
     def __init__(
         self,
@@ -191,7 +199,7 @@ class StudyTrainer(DetectionTrainer):
         """Strip the checkpoints; the run is judged afterwards, by `evaluation.evaluate`, in one way for all."""
         for file in (self.last, self.best):
             if file.exists():
-                write_whole(file, lambda stripped, file=file: strip_optimizer(file, s=str(stripped)))
+                write_whole(file, partial(_strip, file))
 
     def already_trained(self) -> bool:
         """Whether an earlier process was killed after the last epoch; what it recorded is taken over if so."""
@@ -224,6 +232,10 @@ class StudyTrainer(DetectionTrainer):
         }
 
 
+def _strip(checkpoint: Path, to: Path) -> None:
+    strip_optimizer(checkpoint, s=str(to))
+
+
 def epoch_seed(seed: int, epoch: int) -> int:
     """One seed for each epoch of each run (epoch -1: building the model), far from its neighbours."""
     digest = hashlib.blake2b(f"{seed}/{epoch}".encode(), digest_size=4).digest()
@@ -245,7 +257,8 @@ def weights_of(model: nn.Module) -> dict[str, Any]:
 
 def body_names(model: nn.Module) -> list[str]:
     """Names of the tensors below the head: those of every layer but the last of a host model."""
-    head = f"model.{len(model.model) - 1}."
+    layers: Any = model.model
+    head = f"model.{len(layers) - 1}."
     return [name for name in weights_of(model) if not name.startswith(head)]
 
 
@@ -289,7 +302,7 @@ def criterion_state(model: nn.Module) -> dict[str, Any] | None:
     return {"numbers": numbers, "tensors": criterion.state_dict() if isinstance(criterion, nn.Module) else None}
 
 
-def restore_criterion(model: nn.Module, state: dict[str, Any] | None) -> None:
+def restore_criterion(model: Any, state: dict[str, Any] | None) -> None:
     """Build the model's loss object and give it back what `criterion_state` kept."""
     if state is None:
         return
