@@ -79,6 +79,7 @@ class StudyValidator(DetectionValidator):
 
     wanted = True
     detections: list[dict[str, Any]]
+    shapes: dict[int, tuple[int, ...]]
     dataloader: Any
     names: Any
     metrics: Any
@@ -86,7 +87,7 @@ class StudyValidator(DetectionValidator):
     def init_metrics(self, model: torch.nn.Module) -> None:
         """Start a pass with no detections kept."""
         super().init_metrics(model)
-        self.detections = []
+        self.detections, self.shapes = [], {}
         self.image_ids = {str(f): i for i, f in enumerate(self.dataloader.dataset.im_files)}
 
     def update_metrics(self, preds: list[dict[str, Tensor]], batch: dict[str, Any]) -> None:
@@ -97,12 +98,12 @@ class StudyValidator(DetectionValidator):
         super().update_metrics(preds, batch)
 
     def truth(self) -> dict[str, Any]:
-        """COCO annotations of the validation images, from the labels the host has loaded."""
+        """COCO annotations of the images of the last pass, from the labels the host has loaded."""
         dataset: Any = self.dataloader.dataset
         annotations: list[dict[str, Any]] = []
         images = []
         for image_id, label in enumerate(dataset.labels):
-            height, width = (int(n) for n in label["shape"])
+            height, width = self.shapes[image_id]
             images.append({"id": image_id, "height": height, "width": width, "file_name": Path(label["im_file"]).name})
             for cls, box in zip(label["cls"].ravel().tolist(), label["bboxes"].tolist(), strict=True):
                 x, y, w, h = (v * side for v, side in zip(box, (width, height, width, height), strict=True))
@@ -124,7 +125,7 @@ class StudyValidator(DetectionValidator):
         return coco_metrics(self.truth(), self.detections)
 
     def _keep(self, pred: dict[str, Tensor], prepared: dict[str, Any], im_file: str) -> None:
-        """Append one image's detections, boxes taken from the padded input back to the original image."""
+        """Append one image's size and detections, boxes taken from the padded input back to the original image."""
         boxes: Any = ops.scale_boxes(
             prepared["imgsz"], pred["bboxes"].clone().float(), prepared["ori_shape"], ratio_pad=prepared["ratio_pad"]
         )
@@ -132,6 +133,7 @@ class StudyValidator(DetectionValidator):
         classes = pred["cls"] * 0 if self.args.single_cls else pred["cls"]
         rows = zip(boxes.tolist(), pred["conf"].tolist(), classes.tolist(), strict=True)
         image_id = self.image_ids[im_file]
+        self.shapes[image_id] = tuple(prepared["ori_shape"])  # the host takes it off its labels for rectangles
         self.detections += [
             {"image_id": image_id, "category_id": int(c), "bbox": box, "score": s} for box, s, c in rows
         ]

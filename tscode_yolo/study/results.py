@@ -154,7 +154,7 @@ def _compare(
         if not differences:
             continue
         result = paired(differences, confidence)
-        if result["sd"] is not None:
+        if result["sd"]:
             wanted = sorted({*EFFECTS, effect})
             result["seeds_needed"] = {str(e): seeds_needed(e, result["sd"], alpha=1 - confidence) for e in wanted}
         metrics[name] = result

@@ -57,9 +57,9 @@ def paired(differences: Sequence[float], confidence: float = 0.95, power: float 
         "sign": sign_test(differences),
         "resolvable": {
             "power": power,
-            "effect": resolvable_effect(sd, n, power, 1 - confidence) if sd is not None else None,
+            "effect": resolvable_effect(sd, n, power, 1 - confidence) if sd else None,
             "sd_interval": [low, high],
-            "effect_at_upper_sd": resolvable_effect(high, n, power, 1 - confidence) if high is not None else None,
+            "effect_at_upper_sd": resolvable_effect(high, n, power, 1 - confidence) if high else None,
         },
     }
 
@@ -68,16 +68,14 @@ def t_interval(differences: Sequence[float], confidence: float = 0.95) -> dict[s
     """Student's interval and two-sided p-value for the mean of paired differences.
 
     Returns:
-        ``low``, ``high``, ``t``, ``df``, ``p``; all but ``df`` are None for fewer than two differences. Without any
-        spread ``t`` is None, the interval is the point itself and p is 1 (no difference at all) or 0.
+        ``low``, ``high``, ``t``, ``df``, ``p``; all but ``df`` are None for fewer than two differences, and for
+        differences without any spread, which give no measure of chance.
     """
     x = np.asarray(differences, dtype=float)
     df = max(len(x) - 1, 0)
-    if df == 0:
+    if df == 0 or np.ptp(x) == 0:
         return {"low": None, "high": None, "t": None, "df": df, "p": None}
     mean, se = float(x.mean()), float(x.std(ddof=1) / math.sqrt(len(x)))
-    if se == 0:
-        return {"low": mean, "high": mean, "t": None, "df": df, "p": 1.0 if mean == 0 else 0.0}
     half = float(stats.t.ppf((1 + confidence) / 2, df)) * se
     t = mean / se
     return {"low": mean - half, "high": mean + half, "t": t, "df": df, "p": float(2 * stats.t.sf(abs(t), df))}
@@ -95,13 +93,11 @@ def bootstrap_interval(differences: Sequence[float], confidence: float = 0.95, s
         seed: of the resampling.
 
     Returns:
-        ``low``, ``high`` (None for fewer than two differences) and ``resamples``.
+        ``low``, ``high`` (None for fewer than two differences or without spread) and ``resamples``.
     """
     x = np.asarray(differences, dtype=float)
-    if len(x) < 2:
+    if len(x) < 2 or np.ptp(x) == 0:
         return {"low": None, "high": None, "resamples": 0}
-    if np.ptp(x) == 0:
-        return {"low": float(x[0]), "high": float(x[0]), "resamples": 0}
     result = stats.bootstrap(
         (x,),
         np.mean,
@@ -161,12 +157,10 @@ def resolvable_effect(sd: float, n: int, power: float = 0.8, alpha: float = 0.05
     """Smallest true difference that `n` pairs detect with chance `power`: what the study could have seen.
 
     Returns:
-        The effect in the unit of `sd`; 0 without spread, None for fewer than two pairs.
+        The effect in the unit of `sd`; None for fewer than two pairs or without spread.
     """
-    if n < 2:
+    if n < 2 or sd == 0:
         return None
-    if sd == 0:
-        return 0.0
     unit = 1 / math.sqrt(n)  # of effects measured in standard deviations
     high = unit
     while t_power(high, 1.0, n, alpha) < power:
@@ -178,7 +172,7 @@ def seeds_needed(effect: float, sd: float, power: float = 0.8, alpha: float = 0.
     """Fewest paired seeds that detect a true difference of `effect` with chance `power`.
 
     Returns:
-        At least 2; None if even `MAX_SEEDS` do not do.
+        At least 2; None if even `MAX_SEEDS` do not do, or without spread to reckon with.
 
     Raises:
         ValueError: `effect` is zero.
@@ -186,7 +180,7 @@ def seeds_needed(effect: float, sd: float, power: float = 0.8, alpha: float = 0.
     if effect == 0:
         raise ValueError("seeds_needed: expected an effect other than 0, got 0")
     if sd == 0:
-        return 2
+        return None
     low, high = 2, 2
     while t_power(abs(effect), sd, high, alpha) < power:
         low, high = high + 1, high * 2
@@ -255,11 +249,10 @@ def _mean_of_means(arrays: list[np.ndarray], confidence: float) -> dict[str, Any
     empty: dict[str, Any] = {"low": None, "high": None, "df": None, "se": None, "p": None}
     if any(len(a) < 2 for a in arrays):
         return empty
-    mean = float(np.mean([a.mean() for a in arrays]))
     parts = np.array([a.var(ddof=1) / len(a) for a in arrays])
-    se = math.sqrt(parts.sum()) / len(arrays)
-    if se == 0:
-        return {**empty, "low": mean, "high": mean, "se": 0.0, "p": 1.0 if mean == 0 else 0.0}
+    if not parts.any():
+        return empty
+    mean, se = float(np.mean([a.mean() for a in arrays])), math.sqrt(parts.sum()) / len(arrays)
     df = float(parts.sum() ** 2 / sum(p**2 / (len(a) - 1) for p, a in zip(parts, arrays, strict=True)))
     half = float(stats.t.ppf((1 + confidence) / 2, df)) * se
     return {
