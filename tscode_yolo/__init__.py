@@ -30,7 +30,7 @@ def __dir__() -> list:
 
 
 class _ImportHook:
-    """Calls `register` right after one of the host modules it patches has been executed."""
+    """Calls us right after one of the host modules that `tscode_yolo.register` patches has been executed."""
 
     watched = ("ultralytics.nn.tasks", "ultralytics.nn.distill_model", "ultralytics.data.utils")
 
@@ -46,18 +46,18 @@ class _ImportHook:
 
             def execute_and_register(module):  # type: ignore[no-untyped-def]
                 execute(module)
-                _register_or_warn()
+                _plug_in("patch", fullname)
 
             spec.loader.exec_module = execute_and_register
         return spec
 
 
-def _register_or_warn() -> None:
-    """Plug in; a failure of ours must leave Python and the host usable, so it becomes a warning."""
+def _plug_in(function: str, *args: str) -> None:
+    """Call a function of `tscode_yolo.register`; a failure must leave Python and the host usable, so it only warns."""
     try:
-        from tscode_yolo.register import register
+        from tscode_yolo import register
 
-        register()
+        getattr(register, function)(*args)
     except Exception as e:
         import warnings
 
@@ -75,9 +75,8 @@ def arm() -> None:
         return
     if _ImportHook not in sys.meta_path:
         sys.meta_path.insert(0, _ImportHook)  # type: ignore[arg-type]  # a class serves as its own finder
-    tasks = sys.modules.get("ultralytics.nn.tasks")
-    if tasks is not None and hasattr(tasks, "guess_model_task"):  # its last definition: executed to the end
-        _register_or_warn()
+    if any(name in sys.modules for name in _ImportHook.watched):
+        _plug_in("register")
 
 
 arm()

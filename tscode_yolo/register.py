@@ -254,31 +254,44 @@ def host_version() -> tuple[int, ...]:
 
 
 def register() -> None:
-    """Patch every host module of `PATCHES` that is loaded; the import hook calls again for those loaded later.
+    """Patch every host module of `PATCHES` that is loaded; the import hook patches those loaded later.
 
     Does nothing the second time. Outside the supported range of Ultralytics it warns once and changes nothing.
     """
-    if not SUPPORTED[0] <= host_version() < SUPPORTED[1]:
-        if "version" not in _warned:
-            _warned.add("version")
-            first, last = (".".join(map(str, v)) for v in SUPPORTED)
-            warnings.warn(
-                f"tscode_yolo supports ultralytics >= {first}, < {last}; installed is "
-                f"{'.'.join(map(str, host_version()))}. The TSCODE head is not plugged in; stock models are not "
-                f"affected. Install a supported version: pip install 'ultralytics>={first},<{last}'",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+    for module in PATCHES:
+        loaded = sys.modules.get(module)
+        if loaded is not None and not getattr(loaded.__spec__, "_initializing", False):  # not half-way through
+            patch(module)
+
+
+def patch(module: str) -> None:
+    """Wrap what `PATCHES` names in one host module, which has just been executed or is loaded."""
+    if not _supported():
         return
-    for module, patches in PATCHES.items():
-        if module not in sys.modules:
-            continue
-        for path, wrap in patches.items():
-            if (module, path) not in _originals:
-                owner, name = _owner(module, path)
-                _originals[module, path] = vars(owner)[name]
-                setattr(owner, name, wrap(getattr(owner, name)))
-    _allow_safe_load()
+    for path, wrap in PATCHES[module].items():
+        if (module, path) not in _originals:
+            owner, name = _owner(module, path)
+            _originals[module, path] = vars(owner)[name]
+            setattr(owner, name, wrap(getattr(owner, name)))
+    if module == "ultralytics.nn.tasks":
+        _allow_safe_load()
+
+
+def _supported() -> bool:
+    """Whether the installed Ultralytics is in the range; warns once if it is not."""
+    if SUPPORTED[0] <= host_version() < SUPPORTED[1]:
+        return True
+    if "version" not in _warned:
+        _warned.add("version")
+        first, last = (".".join(map(str, v)) for v in SUPPORTED)
+        warnings.warn(
+            f"tscode_yolo supports ultralytics >= {first}, < {last}; installed is "
+            f"{'.'.join(map(str, host_version()))}. The TSCODE head is not plugged in; stock models are not "
+            f"affected. Install a supported version: pip install 'ultralytics>={first},<{last}'",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return False
 
 
 def unregister() -> None:

@@ -1,0 +1,78 @@
+"""``tscode VERB key=value ...``: reads the arguments in the host's style and calls the verb's module. No logic here."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import sys
+from typing import Any
+
+from tscode_yolo import __version__
+from tscode_yolo.config import unknown_name
+
+VERBS = {  # name: (module with main(args) -> exit code, what it does)
+    "doctor": ("tscode_yolo.doctor", "check the installation: versions, hooks, model YAMLs, a forward at an odd size"),
+}
+
+
+def parse(arguments: list[str]) -> dict[str, Any]:
+    """``["imgsz=640", "half=True"]`` to ``{"imgsz": 640, "half": True}``.
+
+    Values are Python literals where they are one, text otherwise; true, false and none in any case.
+
+    Raises:
+        ValueError: an argument without ``=``, or a key given twice.
+    """
+    args: dict[str, Any] = {}
+    for argument in arguments:
+        key, equals, text = argument.partition("=")
+        if not equals or not key:
+            raise ValueError(f"expected key=value, got '{argument}'; e.g. imgsz=640")
+        if key in args:
+            raise ValueError(f"'{key}' is given twice")
+        args[key] = _value(text)
+    return args
+
+
+def _value(text: str) -> Any:
+    named = {"true": True, "false": False, "none": None}
+    if text.lower() in named:
+        return named[text.lower()]
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+    return text if isinstance(value, tuple) and not text.startswith("(") else value  # a,b stays text
+
+
+def usage() -> str:
+    """The help text."""
+    verbs = "\n".join(f"  {name:<9} {what}" for name, (_, what) in VERBS.items())
+    return (
+        f"tscode {__version__}: TSCODE heads for Ultralytics YOLO\n\nusage: tscode VERB key=value ...\n\n{verbs}\n\n"
+        "Training, validation, prediction and export are the host's: yolo train model=tscode.yaml data=shapes.yaml"
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of the console script; returns the exit code (2: the command line is at fault)."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("help", "-h", "--help"):
+        print(usage())
+        return 0
+    if argv[0] in ("version", "--version"):
+        print(__version__)
+        return 0
+    verb, *rest = argv
+    try:
+        if verb not in VERBS:
+            raise ValueError(unknown_name("verb", verb, list(VERBS)))
+        args = parse(rest)
+    except ValueError as e:
+        print(f"tscode: {e}", file=sys.stderr)
+        return 2
+    return importlib.import_module(VERBS[verb][0]).main(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
