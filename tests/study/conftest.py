@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -39,6 +40,12 @@ def drawn_dataset(folder: Path, seed: int = 0, train: int = 8, val: int = 4) -> 
     content = {"train": "images/train", "val": "images/val", "names": dict(enumerate(CLASSES))}
     (folder / "data.yaml").write_text(yaml.safe_dump(content))
     return folder / "data.yaml"
+
+
+@pytest.fixture(scope="session")
+def draw() -> Callable[..., Path]:
+    """`drawn_dataset`, for tests that want one of their own."""
+    return drawn_dataset
 
 
 @pytest.fixture(scope="session")
