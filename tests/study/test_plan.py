@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
-from ultralytics import YOLO
+from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
 from tscode_yolo.study.plan import Arm, make_study, resolve_model, settle_optimizer, write_jobs
 from tscode_yolo.study.storage import read_json
@@ -71,7 +72,7 @@ def test_heads_must_start_fresh_and_init_must_cover_all_below_them(drawn, tmp_pa
     with pytest.raises(ValueError, match="expected a model YAML"):
         settled(drawn, tmp_path, arms=[ARMS[0], Arm("w", "yolo11n.pt")])
     weights = tmp_path / "init.pt"
-    YOLO("yolo11n.yaml").save(weights)
+    torch.save({"model": DetectionModel("yolo11n.yaml", verbose=False)}, weights)
     assert settled(drawn, tmp_path, arms=[ARMS[0], Arm("t", "yolo11n-tscode.yaml")], init=str(weights)).init == weights
     with pytest.raises(ValueError, match="same family and scale"):
         settled(drawn, tmp_path, init=str(weights))
@@ -104,7 +105,7 @@ def test_a_folder_with_other_settings_is_not_overwritten_but_more_seeds_go_on(dr
 
 def test_a_changed_model_file_is_noticed(drawn, tmp_path):
     file = tmp_path / "mine.yaml"
-    content = {**YOLO("yolo11n.yaml").model.yaml, "nc": 2}
+    content = yaml_model_load("yolo11n.yaml")
     content.pop("yaml_file")
     file.write_text(yaml.safe_dump(content))
     arms = [ARMS[0], Arm("mine", resolve_model(str(file)))]
