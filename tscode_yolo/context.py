@@ -17,6 +17,7 @@ Everything here takes and gives tensors; it knows nothing of losses or of the ho
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,7 +54,7 @@ class LevelConv(nn.Module):
     def fuse(self) -> None:
         """Fold each level's BatchNorm into a conv of its own. GroupNorm depends on its input and stays."""
         if self.norms is not None and isinstance(self.norms[0], nn.BatchNorm2d):
-            self.conv = nn.ModuleList(fuse_conv_and_bn(self.conv, bn) for bn in self.norms)
+            self.conv = nn.ModuleList(fuse_conv_and_bn(copy.deepcopy(self.conv), bn) for bn in self.norms)
             self.norms = None
 
 

@@ -166,6 +166,22 @@ def _load(original: Callable[..., Any]) -> Callable[..., Any]:
     return load
 
 
+def _torch_safe_load(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Let restricted loading (ULTRALYTICS_SAFE_LOAD=1) build our modules too. Not done earlier: it imports them."""
+
+    @functools.wraps(original)
+    def torch_safe_load(*args: Any, **kwargs: Any) -> Any:
+        import torch
+
+        from tscode_yolo import context, head
+
+        classes = [c for m in (context, head) for c in vars(m).values() if isinstance(c, type)]
+        torch.serialization.add_safe_globals([c for c in classes if c.__module__.startswith("tscode_yolo.")])
+        return original(*args, **kwargs)
+
+    return torch_safe_load
+
+
 def _init(original: Callable[..., Any]) -> Callable[..., Any]:
     """Refuse to build a segmentation, pose or oriented-box model around a detection head."""
 
@@ -221,6 +237,7 @@ PATCHES: dict[str, dict[str, Callable[[Any], Any]]] = {
         "parse_model": _parse_model,
         "check_yaml": _check_yaml,
         "guess_model_scale": _guess_model_scale,
+        "torch_safe_load": _torch_safe_load,
         "BaseModel.load": _load,
         "DetectionModel.__init__": _init,
         "DetectionModel._predict_augment": _predict_augment,
@@ -273,8 +290,6 @@ def patch(module: str) -> None:
             owner, name = _owner(module, path)
             _originals[module, path] = vars(owner)[name]
             setattr(owner, name, wrap(getattr(owner, name)))
-    if module == "ultralytics.nn.tasks":
-        _allow_safe_load()
 
 
 def _supported() -> bool:
@@ -300,13 +315,3 @@ def unregister() -> None:
         (module, path), original = _originals.popitem()
         owner, name = _owner(module, path)
         setattr(owner, name, original)
-
-
-def _allow_safe_load() -> None:
-    """Let ``torch.load(weights_only=True)`` (ULTRALYTICS_SAFE_LOAD=1) build our modules."""
-    import torch
-
-    from tscode_yolo import context, head
-
-    classes = [c for m in (context, head) for c in vars(m).values() if isinstance(c, type)]
-    torch.serialization.add_safe_globals([c for c in classes if c.__module__.startswith("tscode_yolo.")])

@@ -110,7 +110,7 @@ def _texture(rng: np.random.Generator, size: int) -> np.ndarray:
 
 def _mask(rng: np.random.Generator, size: int, cls: int) -> np.ndarray:
     """(size, size) bool, True inside one shape of the class, partly outside the image at times."""
-    radius = size * float(np.exp(rng.uniform(np.log(0.03), np.log(0.22))))
+    radius = size * float(np.exp(rng.uniform(np.log(0.035), np.log(0.32))))
     cx, cy = rng.uniform(0, size, 2)
     aspect, turn = rng.uniform(0.6, 1.0), rng.uniform(0, 360)
     mask = np.zeros((size, size), np.uint8)

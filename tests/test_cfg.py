@@ -1,0 +1,60 @@
+"""Every shipped model YAML builds at every scale, over a backbone and neck that are the host's own."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+from ultralytics.nn import tasks
+
+from tscode_yolo.config import cfg_dir
+
+FAMILIES = {"yolov8": "yolov8", "yolo11": "yolo11", "yolo12": "yolo12", "yolo26": "yolo26", "tscode": "yolo26"}
+MODELS = sorted(p.name for p in cfg_dir().glob("*.yaml"))
+
+
+def name_at(model: str, scale: str) -> str:
+    stem = model.removesuffix(".yaml")
+    return f"tscode{scale}.yaml" if stem == "tscode" else f"{stem.replace('-tscode', scale + '-tscode')}.yaml"
+
+
+def test_every_family_has_its_yaml():
+    assert {f"{f}-tscode.yaml" for f in FAMILIES if f != "tscode"} | {"tscode.yaml"} == set(MODELS)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_layers_and_scales_are_the_hosts(model):
+    ours = yaml.safe_load((cfg_dir() / model).read_text())
+    stock = tasks.yaml_model_load(FAMILIES[model.removesuffix(".yaml").removesuffix("-tscode")] + "n.yaml")
+    assert ours["backbone"] == stock["backbone"]
+    assert ours["head"][:-1] == stock["head"][:-1]
+    assert ours["head"][-1] == [[2, *stock["head"][-1][0]], 1, "TSCODEDetect", ["nc"]]
+    assert ours["scales"] == stock["scales"]
+    assert [ours.get(k) for k in ("nc", "end2end", "reg_max")] == [stock.get(k) for k in ("nc", "end2end", "reg_max")]
+
+
+@pytest.mark.parametrize(
+    "scale",
+    [
+        "n",
+        "s",
+        pytest.param("m", marks=pytest.mark.slow),
+        pytest.param("l", marks=pytest.mark.slow),
+        pytest.param("x", marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize("model", MODELS)
+def test_every_yaml_builds_at_every_scale(model, scale):
+    name = name_at(model, scale)
+    built = tasks.DetectionModel(name, nc=3, verbose=False)
+    head = built.model[-1]
+    assert built.yaml["scale"] == scale
+    assert type(head).__name__ == "TSCODEDetect"
+    assert built.stride.tolist() == [8, 16, 32]
+    assert (getattr(head, "one2one_sce", None) is not None) == bool(built.yaml.get("end2end"))
+    stock = tasks.DetectionModel(
+        name.replace("tscode", "yolo26") if name.startswith("tscode") else name.replace("-tscode", ""),
+        nc=3,
+        verbose=False,
+    )
+    ours = {k: v.shape for k, v in built.state_dict().items() if not k.startswith(f"model.{head.i}.")}
+    assert ours == {k: v.shape for k, v in stock.state_dict().items() if not k.startswith(f"model.{head.i}.")}

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import pytest
+
+from tscode_yolo import __version__, cli, doctor
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("640", 640),
+        ("0.5", 0.5),
+        ("True", True),
+        ("false", False),
+        ("None", None),
+        ("best.pt", "best.pt"),
+        ("[1, 2]", [1, 2]),
+        ("onnx,openvino", "onnx,openvino"),
+        ("1,2", "1,2"),
+        ("a=b", "a=b"),
+        ("", ""),
+    ],
+)
+def test_values_are_read_in_the_hosts_style(text, value):
+    assert cli.parse([f"key={text}"]) == {"key": value}
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["docter"], "unknown verb 'docter'; did you mean 'doctor'?"),
+        (["doctor", "imgsz"], "expected key=value, got 'imgsz'"),
+        (["doctor", "a=1", "a=2"], "'a' is given twice"),
+    ],
+)
+def test_a_wrong_command_line_gets_one_message_and_exit_code_2(argv, message, capsys):
+    assert cli.main(argv) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_help_names_every_verb(capsys):
+    assert cli.main([]) == 0
+    out = capsys.readouterr().out
+    assert all(verb in out for verb in cli.VERBS)
+    assert cli.main(["version"]) == 0
+    assert capsys.readouterr().out.strip() == __version__
+
+
+def test_doctor_is_well_here_but_for_what_this_environment_lacks(capsys, monkeypatch):
+    monkeypatch.setattr(doctor, "autoload", lambda: "tested in a fresh process elsewhere")
+    monkeypatch.setattr(doctor, "CHECKS", (doctor.versions, doctor.hooks, doctor.yamls, doctor.forward))
+    assert doctor.main({}) == 0
+    out = capsys.readouterr().out
+    assert "coarsest map 3x5" in out
+    assert "nn.tasks.parse_model" in out
+
+
+def test_doctor_finds_a_dead_hook_and_says_so(capsys):
+    from tscode_yolo import register
+
+    register.unregister()
+    try:
+        assert doctor.main({}) == 1
+    finally:
+        register.register()
+    out = capsys.readouterr().out
+    assert "SICK hooks" in out
+    assert "not wrapped: ultralytics.nn.tasks.parse_model" in out
+    assert "SICK forward" in out  # the checks after a failed one still run
+
+
+def test_doctor_says_when_autoload_is_off(monkeypatch, capsys):
+    monkeypatch.setenv("TSCODE_YOLO_AUTOLOAD", "0")
+    monkeypatch.setattr(doctor, "CHECKS", (doctor.autoload,))
+    assert doctor.main({}) == 1
+    assert "switched off by TSCODE_YOLO_AUTOLOAD=0; unset it" in capsys.readouterr().out
+
+
+def test_doctor_refuses_arguments(capsys):
+    assert doctor.main({"model": "x"}) == 2
+    assert "takes no arguments, got model" in capsys.readouterr().err

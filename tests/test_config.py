@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from tscode_yolo.config import PRESETS, HeadConfig, cfg_dir, cfg_path
+
+
+def test_the_last_mapping_wins_and_missing_ones_are_skipped():
+    config = HeadConfig.from_mapping({"sce_kernel": 5, "dpe": False}, None, {"sce_kernel": 7})
+    assert (config.sce_kernel, config.dpe, config.sce) == (7, False, True)
+
+
+def test_unknown_option_names_the_closest_valid_one():
+    with pytest.raises(ValueError, match=r"unknown tscode option 'sce_kernal'; did you mean 'sce_kernel'\?"):
+        HeadConfig.from_mapping({"sce_kernal": 5})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sce_kernel": 4}, r"sce_kernel=4: expected one of \[3, 5, 7\]"),
+        ({"sce_down": "linear"}, r"expected one of \['conv', 'avg', 'max'\]"),
+        ({"preset": "papre"}, r"preset='papre': expected one of \['yolo', 'paper'\]"),
+        ({"dpe_levels": [1, 2]}, "with -1 or 0"),
+        ({"dpe_levels": [-2, 0]}, "expected offsets among"),
+        ({"score": "pq"}, "needs a quality branch"),
+    ],
+)
+def test_values_outside_their_choices_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        HeadConfig.from_mapping(options)
+
+
+@pytest.mark.parametrize(
+    "options", [{"sce": 1}, {"cls_depth": 0}, {"cls_depth": 2.0}, {"cls_width": True}, {"dpe_levels": 1}, {"norm": 3}]
+)
+def test_values_of_the_wrong_type_are_refused(options):
+    with pytest.raises(TypeError, match=f"tscode option {next(iter(options))}="):
+        HeadConfig.from_mapping(options)
+
+
+def test_options_that_are_no_mapping_are_refused():
+    with pytest.raises(TypeError, match="expected a mapping"):
+        HeadConfig.from_mapping(["sce"])
+
+
+def test_preset_gives_what_is_not_named():
+    config = HeadConfig.from_mapping({"preset": "paper", "cls_width": 256})
+    assert (config.norm, config.share_towers, config.cls_width, config.cls_depth) == ("gn", True, 256, 2)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_config_survives_the_way_through_plain_values(preset):
+    config = HeadConfig.from_mapping({"preset": preset, "finer": True, "dpe_levels": [0, -1]})
+    assert HeadConfig.from_mapping(config.as_dict()) == config
+
+
+def test_every_option_is_documented():
+    documented = HeadConfig.__doc__
+    assert [f.name for f in dataclasses.fields(HeadConfig) if f"        {f.name}: " not in documented] == []
+
+
+def test_cfg_path_finds_shipped_names_only():
+    assert cfg_path("yolo11-tscode.yaml") == cfg_dir() / "yolo11-tscode.yaml"
+    assert cfg_path("shapes.yaml").is_file()
+    assert cfg_path("nobody.yaml") is None
+    assert cfg_path("folder/yolo11-tscode.yaml") is None

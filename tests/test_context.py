@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import pytest
+import reference
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from tscode_yolo import context
+from tscode_yolo.context import DetailPreservingEncoding, SemanticContextEncoding
+
+SIZES = [(64, 96), (96, 160), (160, 32)]  # image sizes; the coarsest map is odd in the last two
+
+
+def maps(height: int, width: int, channels: list[int], strides: list[int]) -> list[torch.Tensor]:
+    return [torch.randn(2, c, -(-height // s), -(-width // s)) for c, s in zip(channels, strides)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_rearrange_is_equation_4_up_to_the_order_of_rows(size):
+    k, h, w = 3, size[0] // 32, size[1] // 32
+    ours = torch.randn(2, 4 * k, -(-h // 2), -(-w // 2))
+    theirs = torch.empty_like(ours)
+    for c in range(k):
+        for sub in range(4):
+            theirs[:, sub * k + c] = ours[:, 4 * c + sub]
+    like = torch.empty(2, 1, h, w)
+    assert_close(context.rearrange_quadrants(ours, like), reference.rearrange(theirs, h, w), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_sce_is_equation_3(size):
+    ch = [8, 12, 16]
+    p = maps(*size, ch, [8, 16, 32])
+    sce = SemanticContextEncoding(ch).eval()
+    for level, (g, down) in enumerate(zip(sce(p), sce.down)):
+        coarser = p[level + 1] if level < 2 else None
+        assert_close(g, reference.sce(p[level], coarser, down))
+    assert [g.shape[1] for g in sce(p)] == sce.out_channels == [8 + 12, 12 + 16, 16]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_dpe_is_equation_5(size):
+    c2, p3, p4, p5 = maps(*size, [8] * 4, [4, 8, 16, 32])
+    dpe = DetailPreservingEncoding([8] * 3, 8).eval()
+    out = dpe([p3, p4, p5], c2)
+    for level, (finer, p, coarser) in enumerate([(c2, p3, p4), (p3, p4, p5), (p4, p5, None)]):
+        assert_close(out[level], reference.dpe(finer, p, coarser, dpe.detail[level]))
+
+
+def test_encodings_with_a_width_project_what_differs_and_nothing_else():
+    sce = SemanticContextEncoding([8, 12, 16], width=12)
+    assert [type(m) for m in sce.coarse] == [nn.Identity, context.Conv]
+    assert sce.out_channels == [24, 24, 12]
+    dpe = DetailPreservingEncoding([8, 12, 16], 4, width=8)
+    assert [type(m) for m in dpe.same] == [nn.Identity, context.Conv, context.Conv]
+    assert all(isinstance(m, nn.Identity) for m in dpe.finer_lateral)  # the large maps are read raw
+    assert dpe.out_channels == [8, 8, 8]
+
+
+@pytest.mark.parametrize("levels", [(0,), (0, 1), (-1, 0), (-1,), (-1, 1), (-1, 0, 1), (-1, 0, 1, 2)])
+@pytest.mark.parametrize("finer_ch", [4, None])
+def test_dpe_reads_exactly_its_levels(levels, finer_ch):
+    c2, *p = maps(64, 96, [4, 8, 12, 16], [4, 8, 16, 32])
+    for t in (c2, *p):
+        t.requires_grad_()
+    dpe = DetailPreservingEncoding([8, 12, 16], finer_ch, levels=levels, width=8)
+    dpe(p, c2 if finer_ch else None)[1].sum().backward()  # P4, which has neighbours on both sides but no P_{l+2}
+    read = {offset for offset, t in ((-1, p[0]), (0, p[1]), (1, p[2])) if t.grad is not None}
+    assert read == set(levels) - {2}
+    assert c2.grad is None
+    for t in p:
+        t.grad = None
+    dpe(p, c2 if finer_ch else None)[0].sum().backward()
+    read = {offset for offset, t in ((-1, c2), (0, p[0]), (1, p[1]), (2, p[2])) if t.grad is not None}
+    without_finer = (set(levels) - {-1}) | ({0} if 0 not in levels else set())  # nothing else left: P_l itself
+    assert read == (set(levels) if finer_ch else without_finer)
+
+
+@pytest.mark.parametrize("down", ["avg", "max"])
+def test_sce_pools_like_torch(down):
+    p = maps(64, 96, [8, 8], [8, 16])
+    sce = SemanticContextEncoding([8, 8], down=down, coarser=False)
+    pool = {"avg": nn.AvgPool2d, "max": nn.MaxPool2d}[down](3, 2, 1)
+    assert_close(sce(p), [pool(t) for t in p])
+
+
+@pytest.mark.parametrize("kernel", [3, 5, 7])
+@pytest.mark.parametrize("kind", ["dense", "separable"])
+def test_sce_halves_and_rounds_up_with_every_kernel(kernel, kind):
+    sce = SemanticContextEncoding([8, 8], kernel=kernel, kind=kind, coarser=False)
+    assert [tuple(g.shape[-2:]) for g in sce(maps(120, 56, [8, 8], [8, 16]))] == [(8, 4), (4, 2)]
+
+
+def test_a_shared_conv_keeps_batch_norm_statistics_of_levels_apart():
+    sce = SemanticContextEncoding([8, 8], shared=True, coarser=False)
+    p3, p4 = maps(128, 128, [8, 8], [8, 16])
+    for _ in range(200):
+        sce([p3, 5 + 3 * p4])  # two levels with very different statistics
+    trained = sce([p3, 5 + 3 * p4])
+    sce.eval()
+    assert_close(sce([p3, 5 + 3 * p4]), trained, rtol=0, atol=0.1)  # no gap between training and evaluation
+    assert sum(isinstance(m, nn.Conv2d) for m in sce.modules()) == 1
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in sce.modules()) == 2
+
+
+@pytest.mark.parametrize("kind", ["dense", "separable"])
+def test_fusing_a_shared_conv_changes_no_output(kind):
+    block = context.conv_block(8, 16, 3, 2, kind=kind, levels=3)
+    for bn in (m for m in block.modules() if isinstance(m, nn.BatchNorm2d)):
+        nn.init.normal_(bn.running_mean)
+        nn.init.uniform_(bn.running_var, 0.5, 2)
+        nn.init.normal_(bn.weight)
+    block.eval()
+    x = torch.randn(2, 8, 9, 7)
+    before = [block(x, level) for level in range(3)]
+    for m in block.modules():
+        if isinstance(m, context.LevelConv):
+            m.fuse()
+    assert_close([block(x, level) for level in range(3)], before, rtol=1e-5, atol=1e-5)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in block.modules())
+    assert not torch.equal(before[0], before[1])
+
+
+def test_towers_keep_their_predictor_at_index_2():
+    for depth in (1, 2, 4):
+        tower = context.Tower(8, 16, depth, 5)
+        assert tower[2].out_channels == 5
+        assert sum(isinstance(m, context.Conv) for m in tower.modules()) == depth

@@ -1,0 +1,288 @@
+from __future__ import annotations
+
+import copy
+import io
+import math
+
+import pytest
+import torch
+from conftest import CHANNELS
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch.testing import assert_close
+from ultralytics.nn.modules.head import Detect
+
+from tscode_yolo.config import SCHEMA
+from tscode_yolo.head import TSCODEDetect
+
+VARIANTS = {
+    "default": {},
+    "without C2": {"finer": False},
+    "paper": {
+        "preset": "paper",
+        "sce_width": 32,
+        "dpe_width": 32,
+        "cls_width": 64,
+        "box_width": 32,
+        "box_depth": 3,
+    },
+    "sce alone": {"dpe": False},
+    "dpe alone": {"sce": False},
+    "native widths": {"sce_width": None, "dpe_width": None, "sce_skip": False},
+    "shared down-sampling": {"share_down": True},
+    "pooled, no coarser": {"sce_down": "max", "sce_coarser": False},
+    "four levels": {"dpe_levels": [-1, 0, 1, 2]},
+    "quality": {"quality": "iou", "score": "sqrt_pq"},
+}
+
+
+def anchors(height: int, width: int) -> int:
+    return sum((height // s) * (width // s) for s in (8, 16, 32))
+
+
+def select(head: Detect, end2end: bool) -> None:
+    """Choose the branch for inference; hosts before 8.4.100 or so always take the one-to-one branch if it is there."""
+    if type(head).end2end.fset is not None:
+        head.end2end = end2end
+    elif head.end2end is not end2end:
+        pytest.skip("this Ultralytics cannot choose the branch")
+
+
+def randomise_norms(head: torch.nn.Module) -> None:
+    """Give every norm statistics of its own, so that folding one wrongly shows."""
+    for m in head.modules():
+        if isinstance(m, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(m.running_mean, std=0.2)
+            torch.nn.init.uniform_(m.running_var, 0.5, 2)
+            torch.nn.init.uniform_(m.weight, 0.5, 2)
+            torch.nn.init.normal_(m.bias, std=0.2)
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+@pytest.mark.parametrize("end2end", [True, False])
+def test_both_off_is_the_stock_head(make_head, pyramid, legacy, end2end):
+    ours = make_head(sce=False, dpe=False, legacy=legacy, end2end=end2end)
+    Detect.legacy = legacy
+    stock = Detect(5, 4, end2end, CHANNELS[1:])
+    stock.stride = ours.stride
+    assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in stock.state_dict().items()}
+    stock.bias_init()
+    for (name, a), (_, b) in zip(ours.named_parameters(), stock.named_parameters()):
+        if name.endswith("2.bias"):
+            assert_close(a, b)  # the same priors
+    stock.load_state_dict(ours.state_dict())
+    x = pyramid()
+    assert_close(ours.train()(list(x)), stock.train()(x[1:]), rtol=0, atol=0)
+    assert_close(ours.eval()(list(x))[0], stock.eval()(x[1:])[0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
+@pytest.mark.parametrize("end2end", [True, False])
+def test_outputs_follow_the_hosts_contract(make_head, pyramid, options, end2end):
+    head, x = make_head(end2end=end2end, **options), pyramid(finer=options.get("finer", True))
+    preds = head.train()(list(x))
+    assert set(preds) == ({"one2many", "one2one"} if end2end else set(preds))
+    for branch in preds.values() if end2end else [preds]:
+        assert branch["boxes"].shape == (2, 16, anchors(96, 160))
+        assert branch["scores"].shape == (2, 5, anchors(96, 160))
+        assert [f.shape[1] for f in branch["feats"]] == list(CHANNELS[1:])  # the predicted levels, not C2
+        assert ("quality" in branch) == ("quality" in options)
+    select(head, end2end)
+    decoded = head.eval()(list(x))[0]
+    assert decoded.shape == ((2, 300, 6) if end2end else (2, 9, anchors(96, 160)))
+    scores = decoded[..., 4] if end2end else decoded[:, 4:]
+    assert scores.min() >= 0
+    assert scores.max() <= 1
+
+
+@torch.no_grad()
+def check_size(head: TSCODEDetect, x: list[torch.Tensor]) -> None:
+    """The shapes are right and the values finite, for one size of the inputs."""
+    out, raw = head(list(x))
+    a = sum(p.shape[2] * p.shape[3] for p in x[-3:])
+    for preds in (raw["one2many"], raw["one2one"]) if "one2many" in raw else [raw]:
+        assert preds["scores"].shape == (len(x[0]), 2, a)
+        assert preds["boxes"].shape == (len(x[0]), 4, a)
+    assert torch.isfinite(out).all()
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    h=st.integers(1, 20),
+    w=st.integers(1, 20),
+    batch=st.integers(1, 2),
+    name=st.sampled_from(list(VARIANTS)),
+    end2end=st.booleans(),
+)
+def test_any_size_the_host_can_produce_works(make_head, pyramid, h, w, batch, name, end2end):
+    options = VARIANTS[name]
+    head = make_head(nc=2, reg_max=1, end2end=end2end, **options).eval()
+    check_size(head, pyramid(32 * h, 32 * w, batch, finer=options.get("finer", True)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
+def test_every_height_and_width_from_32_to_640_works(make_head, pyramid, options):
+    head = make_head(nc=2, reg_max=1, **options).eval()
+    for h in range(1, 21):
+        for w in range(1, 21):
+            check_size(head, pyramid(32 * h, 32 * w, 1, finer=options.get("finer", True)))
+
+
+def test_all_four_quadrants_get_the_class_prior(make_head):
+    head = make_head(end2end=True)
+    for towers in (head.cv3, head.one2one_cv3):
+        for tower, stride in zip(towers, (8, 16, 32)):
+            assert tower[-1].bias.shape == (4 * 5,)
+            expected = math.log(5 / 5 / (640 / stride) ** 2)
+            assert_close(tower[-1].bias.data, torch.full((20,), expected))
+    assert all((tower[-1].bias == 2).all() for tower in (*head.cv2, *head.one2one_cv2))
+
+
+def test_twins_are_equal_at_first_and_independent(make_head, pyramid):
+    head, x = make_head(end2end=True), pyramid()
+    for t in x:
+        t.requires_grad_()
+    preds = head.train()(list(x))
+    assert_close(preds["one2one"]["scores"], preds["one2many"]["scores"])
+    preds["one2one"]["scores"].sum().backward()
+    assert all(t.grad is None for t in x)  # the one-to-one branches do not train the backbone
+    touched = {n.split(".")[0] for n, p in head.named_parameters() if p.grad is not None}
+    assert touched == {"one2one_sce", "one2one_cv3", "one2one_cls_skip"}
+
+
+@pytest.mark.parametrize("end2end", [None, True, False])
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
+def test_fuse_changes_no_output_and_drops_the_other_branch(make_head, pyramid, options, end2end):
+    from ultralytics.nn.tasks import BaseModel
+
+    head = make_head(end2end=end2end is not None, **options)
+    if end2end is not None:
+        select(head, end2end)
+    randomise_norms(head)
+    head.eval()
+    x = pyramid(finer=options.get("finer", True))
+    before = head(list(x))[0]
+    parameters = sum(p.numel() for p in head.parameters())
+    model = BaseModel()
+    model.model = torch.nn.Sequential(head)
+    model.fuse(verbose=False)
+    assert_close(head(list(x))[0], before, rtol=1e-4, atol=1e-4)
+    assert model.is_fused()
+    if options.get("preset") != "paper":
+        assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in head.modules())
+    if end2end is not None:
+        assert sum(p.numel() for p in head.parameters()) < 0.6 * parameters
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_and_half_give_finite_outputs_near_full_precision(make_head, pyramid, dtype):
+    head, x = make_head().eval(), pyramid()
+    full = head(list(x))[0]
+    with torch.autocast("cpu", dtype):
+        mixed = head(list(x))[0]
+    assert_close(mixed.float(), full, rtol=0.1, atol=2.0)
+    half = copy.deepcopy(head).to(dtype)
+    half.stride, half.shape = half.stride.to(dtype), None  # the host's model._apply does the former
+    lowered = half([t.to(dtype) for t in x])[0]
+    assert lowered.dtype == dtype
+    assert_close(lowered.float(), full, rtol=0.1, atol=2.0)
+
+
+def test_training_in_bfloat16_reaches_every_parameter(make_head, pyramid):
+    head = make_head(end2end=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        preds = head.train()(pyramid())
+        loss = sum(p[k].float().square().mean() for p in preds.values() for k in ("boxes", "scores"))
+    loss.backward()
+    missing = [n for n, p in head.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
+    assert missing == ["dfl.conv.weight"]  # frozen by the host
+
+
+def test_deepcopy_and_pickle_keep_options_and_outputs(make_head, pyramid):
+    head, x = make_head(end2end=True, share_down=True).eval(), pyramid()
+    buffer = io.BytesIO()
+    torch.save(head, buffer)
+    buffer.seek(0)
+    for twin in (copy.deepcopy(head), torch.load(buffer, weights_only=False)):
+        assert_close(twin(list(x))[0], head(list(x))[0], rtol=0, atol=0)
+        assert twin.options == head.options
+        assert twin.options["share_down"] is True
+
+
+def test_a_checkpoint_of_a_newer_schema_is_refused_with_the_cure(make_head):
+    state = make_head().__getstate__()
+    assert state["schema"] == SCHEMA
+    with pytest.raises(RuntimeError, match=rf"schema {SCHEMA + 1}; .* up to {SCHEMA}\. Update it: pip install -U"):
+        TSCODEDetect.__new__(TSCODEDetect).__setstate__({**state, "schema": SCHEMA + 1})
+
+
+def test_hooks_see_the_predicted_levels_only(make_head, pyramid):
+    head, x, seen = make_head().eval(), pyramid(), []
+    handle = head.register_forward_pre_hook(lambda module, args: seen.append([t.shape[1] for t in args[0]]))
+    head(list(x))
+    handle.remove()
+    head(list(x))
+    assert seen == [list(CHANNELS[1:])]
+
+
+def test_what_a_hook_returns_replaces_the_predicted_levels(make_head, pyramid):
+    head, x = make_head().eval(), pyramid()
+    zeros = [torch.zeros_like(t) for t in x[1:]]
+    head.register_forward_pre_hook(lambda module, args: (zeros,))
+    assert_close(head(list(x))[0], make_head_like(head)([x[0], *zeros])[0])
+
+
+def make_head_like(head: TSCODEDetect) -> TSCODEDetect:
+    twin = copy.deepcopy(head)
+    twin._forward_pre_hooks.clear()
+    return twin
+
+
+def test_quality_is_folded_into_the_scores(make_head, pyramid):
+    head, x = make_head(quality="centerness", score="pq").eval(), pyramid()
+    out, raw = head(list(x))
+    assert_close(out[:, 4:], raw["scores"].sigmoid() * raw["quality"].sigmoid(), rtol=1e-4, atol=1e-5)
+
+
+def test_torch_compile_takes_the_whole_head(make_head, pyramid):
+    head, x = make_head().eval(), pyramid()
+    compiled = torch.compile(
+        lambda maps: head.forward_head(maps, **head.one2many)["scores"], backend="eager", fullgraph=True
+    )
+    assert_close(compiled(list(x)), head.forward_head(list(x), **head.one2many)["scores"])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("end2end", [True, False])
+def test_tracing_at_one_size_gives_the_graph_of_another(make_head, pyramid, end2end):
+    """Odd and even coarsest maps need the same graph, else a dynamic export would be wrong at other sizes."""
+    head = make_head(end2end=end2end).eval()
+    branch = head.one2one if end2end else head.one2many
+
+    class Scores(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = head
+
+        def forward(self, *maps):
+            return self.head.forward_head(list(maps), **branch)["scores"]
+
+    even, odd = pyramid(128, 128), pyramid(96, 160)
+    traced = torch.jit.trace(Scores(), tuple(even), check_trace=False)
+    assert_close(traced(*odd), head.forward_head(list(odd), **branch)["scores"])
+
+
+def test_errors_name_what_was_expected(make_head, pyramid):
+    with pytest.raises(ValueError, match="at least 2 predicted levels after the finer map, got inputs with channels"):
+        TSCODEDetect(5, ch=(8, 16), options={"finer": True})
+    with pytest.raises(ValueError, match="sharing over levels needs the same channels on all of them"):
+        TSCODEDetect(5, ch=(8, 16, 32), options={"share_down": True, "sce_width": None})
+    with pytest.raises(ValueError, match="GroupNorm needs a multiple of 32, got 40"):
+        TSCODEDetect(5, ch=(32, 32), options={"norm": "gn", "cls_width": 40})
+    head = TSCODEDetect(5, ch=CHANNELS[1:], options={})
+    with pytest.raises(ValueError, match="expected 3 input maps, got 4"):
+        head(pyramid())
+    p3, p4, p5 = pyramid(finer=False)
+    with pytest.raises(ValueError, match=r"input 0 is 12x20 and input 1 is 3x5\. Check the layer numbers"):
+        head([p3, p5, p4])

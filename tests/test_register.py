@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import copy
+import sys
+import warnings
+
+import pytest
+import torch
+import ultralytics
+from conftest import CHANNELS, REPO, fresh_python
+from ultralytics import YOLO
+from ultralytics.nn import tasks
+
+from tscode_yolo import register
+
+TINY = {  # a model YAML small enough to build in no time: levels 1..4 are C2, P3, P4, P5
+    "nc": 3,
+    "backbone": [[-1, 1, "Conv", [c, 3, 2]] for c in (8, *CHANNELS)],
+    "head": [[[1, 2, 3, 4], 1, "TSCODEDetect", ["nc", {"finer": True}]]],
+}
+
+
+def tiny(**changes) -> dict:
+    return {**copy.deepcopy(TINY), **changes}
+
+
+@pytest.fixture
+def unplugged():
+    """The host without the plug-in, for the time of a test."""
+    register.unregister()
+    yield
+    register.register()
+
+
+def test_every_patch_is_live_and_registering_again_changes_nothing():
+    import ultralytics.data.utils
+    import ultralytics.nn.tasks  # noqa: F401
+
+    before = tasks.parse_model
+    register.register()
+    assert tasks.parse_model is before
+    assert all(register.live().values()), register.live()
+
+
+def test_unregister_restores_the_originals(unplugged):
+    assert not any(register.live().values())
+    assert tasks.parse_model.__module__ == "ultralytics.nn.tasks"
+    assert not hasattr(tasks.parse_model, "__wrapped__")
+    assert not hasattr(tasks.BaseModel.load, "__wrapped__")
+    with pytest.raises(KeyError, match="TSCODEDetect"):
+        tasks.DetectionModel(tiny(), verbose=False)
+
+
+def test_a_stock_model_is_bitwise_the_same_with_and_without(unplugged):
+    def build() -> dict[str, torch.Tensor]:
+        torch.manual_seed(3)
+        return tasks.DetectionModel("yolo11n.yaml", nc=4, verbose=False).state_dict()
+
+    without = build()
+    register.register()
+    with_plugin = build()
+    assert without.keys() == with_plugin.keys()
+    assert all(torch.equal(without[k], with_plugin[k]) for k in without)
+
+
+def test_the_row_wins_over_the_top_level_mapping():
+    d = tiny(tscode={"sce_kernel": 5, "cls_depth": 1}, head=[[[2, 3, 4], 1, "TSCODEDetect", ["nc", {"sce_kernel": 7}]]])
+    head = tasks.DetectionModel(d, verbose=False).model[-1]
+    assert (head.options["sce_kernel"], head.options["cls_depth"], head.finer) == (7, 1, False)
+
+
+def test_a_built_model_is_what_the_host_expects():
+    model = tasks.DetectionModel(tiny(end2end=True, reg_max=1), verbose=False)
+    head = model.model[-1]
+    assert head.type == "tscode_yolo.head.TSCODEDetect"
+    assert (head.i, head.f, head.nl, head.nc, head.reg_max) == (5, [1, 2, 3, 4], 3, 3, 1)
+    assert head.np == sum(p.numel() for p in head.parameters())
+    assert model.stride.tolist() == [8, 16, 32]
+    assert tasks.guess_model_task(model.yaml) == "detect"
+    assert model.yaml["head"] == tiny()["head"]  # what a checkpoint keeps is what the user wrote
+    assert head.one2one_cv2 is not None
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        ([[[2, 3, 4], 1, "TSCODEDetect", ["nc", {"sec": True}]]], "unknown tscode option 'sec'; did you mean 'sce'"),
+        ([[4, 1, "TSCODEDetect", ["nc"]]], "reads at least 2 layers, its row names 4"),
+        ([[[4], 1, "TSCODEDetect", ["nc"]]], r"reads at least 2 layers, its row names \[4\]"),
+        ([[[3, 4], 1, "TSCODEDetect", ["nc", {"finer": True}]]], "at least 2 predicted levels after the finer map"),
+        ([[[2, 3, 4], 1, "TSCODEDetect", ["nc", 16]]], r"the arguments of TSCODEDetect are \[nc\] or"),
+        ([[[2, 4], 1, "TSCODEDetect", ["nc"]]], r"consecutive levels.*input 0 is 32x32 and input 1 is 8x8"),
+        ([[[2, 3, 4], 1, "TSCODEDetect", ["nc"]], [-1, 1, "nn.Identity", []]], "must be the last row of `head:`"),
+    ],
+)
+def test_a_wrong_row_gets_one_clear_error(head, message):
+    with pytest.raises(ValueError, match=message):
+        tasks.DetectionModel(tiny(head=head), verbose=False)
+
+
+@pytest.mark.parametrize("task", ["segment", "pose", "obb"])
+def test_a_model_of_another_task_is_refused(task, tmp_path):
+    with pytest.raises(ValueError, match="has a TSCODEDetect head, which does task=detect"):
+        YOLO("yolo11n-tscode.yaml", task=task)
+
+
+@pytest.mark.parametrize(
+    ("asked", "scale"),
+    [("tscode.yaml", ""), ("tscodes.yaml", "s"), ("tscode-x.yaml", "x"), ("yolo11m-tscode.yaml", "m")],
+)
+def test_yamls_are_found_by_bare_name_with_their_scale(asked, scale, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    d = tasks.yaml_model_load(asked)
+    assert d["scale"] == scale
+    assert d["head"][-1][2] == "TSCODEDetect"
+
+
+def test_the_users_own_file_of_that_name_wins(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tscode.yaml").write_text("nc: 7\nbackbone: []\nhead: [[[1, 2], 1, TSCODEDetect, [nc]]]\n")
+    assert tasks.yaml_model_load("tscode.yaml")["nc"] == 7
+    assert tasks.yaml_model_load("tscoden.yaml")["nc"] == 7  # with its scale letter too
+
+
+def test_names_of_nobody_stay_the_hosts_error():
+    with pytest.raises(FileNotFoundError):
+        tasks.yaml_model_load("nobody-tscode.yaml")
+    assert tasks.yaml_model_load("yolo11s.yaml")["scale"] == "s"
+
+
+@pytest.mark.parametrize("end2end", [True, False])
+def test_augment_really_augments(end2end):
+    """Three views give more anchor points than one, and the flipped view is flipped back."""
+    model = tasks.DetectionModel(tiny(end2end=end2end), verbose=False).eval()
+    if end2end and type(model.model[-1]).end2end.fset is None:
+        pytest.skip("this Ultralytics always takes the one-to-one branch, which the host does not augment")
+    x = torch.rand(1, 3, 160, 160)
+    plain, augmented = model(x)[0], model(x, augment=True)[0]
+    assert augmented.shape[-1] > 1.5 * plain.shape[-1]
+    n = plain.shape[-1] - (plain.shape[-1] // 21)  # the host drops the coarsest level of the full-size view
+    torch.testing.assert_close(augmented[..., :n], plain[..., :n])
+
+
+def test_distillation_compares_the_predicted_levels():
+    distill = pytest.importorskip("ultralytics.nn.distill_model", reason="this Ultralytics has no distillation")
+    ours = tasks.DetectionModel(tiny(), verbose=False)
+    stock = tasks.DetectionModel(tiny(head=[[[2, 3, 4], 1, "Detect", ["nc"]]]), verbose=False)
+    assert distill.DistillationModel.get_distill_layers(ours) == [2, 3, 4, 5]
+    assert distill.DistillationModel.get_distill_layers(stock) == [2, 3, 4, 5]
+
+
+def test_an_unsupported_host_gets_one_warning_and_no_patch(unplugged, monkeypatch):
+    monkeypatch.setattr(ultralytics, "__version__", "8.3.100")
+    monkeypatch.setattr(register, "_warned", set())
+    with pytest.warns(RuntimeWarning, match=r"supports ultralytics >= 8\.4\.0, < 9\.0\.0; installed is 8\.3\.100"):
+        register.register()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        register.register()
+    assert not any(register.live().values())
+
+
+PROBE = "from ultralytics.nn import tasks; print(hasattr(tasks.parse_model, '__wrapped__'))"
+
+
+@pytest.mark.parametrize("order", ["import tscode_yolo; ", "import ultralytics.nn.tasks, tscode_yolo; "])
+def test_importing_us_before_or_after_the_host_plugs_in(order, tmp_path):
+    assert fresh_python(order + PROBE, tmp_path, PYTHONPATH=str(REPO)) == "True"
+
+
+def test_importing_our_modules_first_plugs_in(tmp_path):
+    code = "import tscode_yolo.head; " + PROBE
+    assert fresh_python(code, tmp_path, PYTHONPATH=str(REPO)) == "True"
+
+
+def test_autoload_can_be_switched_off(tmp_path):
+    code = "import tscode_yolo; " + PROBE
+    path = str(REPO)
+    assert fresh_python(code, tmp_path, PYTHONPATH=path, TSCODE_YOLO_AUTOLOAD="0") == "False"
+
+
+def test_a_failure_of_ours_warns_and_leaves_the_host_working(tmp_path):
+    code = (
+        "import sys, warnings; import tscode_yolo; sys.modules['tscode_yolo.register'] = None\n"
+        "with warnings.catch_warnings(record=True) as w:\n"
+        "    warnings.simplefilter('always'); from ultralytics.nn import tasks\n"
+        "print(any('could not plug itself' in str(x.message) for x in w), tasks.DetectionModel.__name__)"
+    )
+    path = str(REPO)
+    assert fresh_python(code, tmp_path, PYTHONPATH=path) == "True DetectionModel"
+
+
+def test_the_import_at_interpreter_start_loads_nothing_heavy(tmp_path):
+    code = "import sys; before = set(sys.modules); import tscode_yolo; print(sorted(set(sys.modules) - before))"
+    path = str(REPO)
+    out = fresh_python(f"import sys; sys.modules.pop('tscode_yolo', None); {code}", tmp_path, PYTHONPATH=path)
+    assert out == "['tscode_yolo']"
+    assert "torch" in sys.modules  # the probe would see it, were it loaded

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import copy
+import logging
+
+import pytest
+import torch
+from test_register import tiny
+from torch.testing import assert_close
+from ultralytics.nn.tasks import DetectionModel
+
+STOCK = [[[2, 3, 4], 1, "Detect", ["nc"]]]
+
+
+def build(names: list[str] | None = None, **changes) -> DetectionModel:
+    """A tiny model with values nobody else has."""
+    model = DetectionModel(tiny(nc=len(names) if names else 3, **changes), verbose=False)
+    if names:
+        model.names = dict(enumerate(names))
+    for p in model.parameters():
+        torch.nn.init.normal_(p)
+    return model
+
+
+def unchanged(before: dict[str, torch.Tensor], model: DetectionModel, prefix: str) -> bool:
+    return all(torch.equal(v, before[k]) for k, v in model.state_dict().items() if k.startswith(prefix))
+
+
+def test_backbone_and_neck_of_a_stock_model_move_completely():
+    model, stock = build(), build(head=STOCK)
+    account = model.load(stock, verbose=False)
+    assert account.body == (len([k for k in model.state_dict() if not k.startswith("model.5.")]),) * 2
+    assert account.left == []
+    for k, v in stock.state_dict().items():
+        if not k.startswith("model.5."):
+            assert_close(model.state_dict()[k], v, rtol=0, atol=0)
+
+
+def test_a_branch_without_context_takes_the_stock_branch_and_the_other_stays_as_it_was():
+    model, stock = build(tscode={"dpe": False}), build(head=STOCK)
+    before = copy.deepcopy(model.state_dict())
+    account = model.load(stock, verbose=False)
+    assert {account.head[f"cv2.{i}"] for i in range(3)} == {"moved"}
+    assert all(account.head[f"cv3.{i}"].startswith("re-initialised") for i in range(3))
+    assert account.head["sce"] == "re-initialised (not in the source)"
+    assert unchanged(before, model, "model.5.cv3")
+    assert unchanged(before, model, "model.5.sce")
+    for k, v in stock.state_dict().items():
+        if k.startswith("model.5.cv2"):
+            assert_close(model.state_dict()[k], v, rtol=0, atol=0)
+
+
+def test_the_hosts_swap_of_another_heads_branch_cannot_happen():
+    """The host would put the stock cv3, of other input channels, into ours: the next forward raised."""
+    model = build(tscode={"dpe": False})
+    kinds = [type(m) for m in model.model[-1].cv3.modules()]
+    model.load(build(["a", "b"], head=STOCK), verbose=False)
+    assert [type(m) for m in model.model[-1].cv3.modules()] == kinds
+    assert torch.isfinite(model.eval()(torch.rand(1, 3, 96, 96))[0]).all()
+
+
+def test_loading_our_weights_into_a_stock_model_leaves_it_working():
+    stock = build(head=STOCK)
+    account = stock.load(build(["a", "b"]), verbose=False)
+    assert account.body[0] == account.body[1]
+    assert torch.isfinite(stock.eval()(torch.rand(1, 3, 96, 96))[0]).all()
+
+
+def test_our_own_checkpoint_moves_completely_with_its_names():
+    model, source = DetectionModel(tiny(), verbose=False), build(["cat", "dog", "owl"])
+    account = model.load(source, verbose=False)
+    assert set(account.head.values()) == {"moved"}
+    assert model.names == {0: "cat", 1: "dog", 2: "owl"}
+    for k, v in source.state_dict().items():
+        assert_close(model.state_dict()[k], v, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("end2end", [True, False])
+def test_classes_move_by_name_in_all_four_quadrants(end2end):
+    source = build(["cat", "dog", "owl"], end2end=end2end)
+    model = build([" Owl", "fox", "cat"], end2end=end2end)
+    before = copy.deepcopy(model.state_dict())
+    account = model.load(source, verbose=False)
+    assert account.head["cv3.0"] == "moved, 2 of 3 classes matched by name"
+    convs, sources = model.model[-1].class_convs(), source.model[-1].class_convs()
+    assert len(convs) == (12 if end2end else 6)
+    for name, conv in convs.items():
+        for attribute in ("weight", "bias") if conv.bias is not None else ("weight",):
+            ours = getattr(conv, attribute).data.unflatten(0, (3, -1))
+            theirs = getattr(sources[name], attribute).data.unflatten(0, (3, -1))
+            assert ours.shape[1] == (4 if "cv3" in name else 1)
+            assert_close(ours[0], theirs[2], rtol=0, atol=0)  # owl
+            assert_close(ours[2], theirs[0], rtol=0, atol=0)  # cat
+            assert_close(ours[1], before[f"model.5.{name}.{attribute}"].unflatten(0, (3, -1))[1], rtol=0, atol=0)  # fox
+
+
+def test_scores_of_a_class_stay_the_same_when_classes_change_places():
+    source = build(["cat", "dog", "owl"])
+    model = build(["owl", "cat", "dog"])
+    model.load(source, verbose=False)
+    x = torch.rand(1, 3, 96, 160)
+    a, b = source.eval()(x)[0], model.eval()(x)[0]
+    assert_close(b[:, [4, 5, 6]], a[:, [6, 4, 5]])
+
+
+def test_other_classes_without_names_in_common_keep_their_prior():
+    model, source = build(["x", "y"]), build(["cat", "dog", "owl"])
+    before = copy.deepcopy(model.state_dict())
+    account = model.load(source, verbose=False)
+    assert account.head["cv3.1"] == "moved but its class rows (no class in common)"
+    assert torch.equal(model.state_dict()["model.5.cv3.1.2.bias"], before["model.5.cv3.1.2.bias"])
+
+
+def test_a_source_of_other_channels_moves_nothing_that_does_not_fit():
+    wide = tiny(backbone=[[-1, 1, "Conv", [c, 3, 2]] for c in (8, 16, 24, 32, 48)])
+    model, source = build(), DetectionModel(wide, verbose=False)
+    account = model.load(source, verbose=False)
+    assert any("model.4.conv.weight: [48, 32, 3, 3] there, [40, 32, 3, 3] here" in line for line in account.left)
+    assert torch.isfinite(model.eval()(torch.rand(1, 3, 96, 96))[0]).all()
+
+
+def test_the_account_is_printed(caplog):
+    from ultralytics.utils import LOGGER
+
+    model, stock = build(), build(head=STOCK)
+    stock.pt_path = "stock.pt"
+    LOGGER.addHandler(caplog.handler)
+    with caplog.at_level(logging.INFO, LOGGER.name):
+        model.load(stock)
+    LOGGER.removeHandler(caplog.handler)
+    assert "Weights from stock.pt: backbone and neck 30/30 tensors (100 %)" in caplog.text
+    assert "head  re-initialised (other channels in the source): cv2.0, cv2.1, cv2.2" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["yolov8n", "yolo11n", "yolo26n"])
+def test_official_weights_move_completely_into_their_family(name, shared):
+    from ultralytics import YOLO
+
+    weights = YOLO(shared / "weights" / f"{name}-restored.pt").model
+    model = YOLO(f"{name}-tscode.yaml", verbose=False).model
+    account = model.load(weights, verbose=False)
+    assert account.left == []
+    assert account.body[0] > 250
