@@ -105,6 +105,7 @@ def results_of(s: Study, runs: list[dict[str, Any]], **changes: Any) -> dict[str
     cost["ours"]["latency_ratio"] = {"median": 1.2, "low": 1.1, "high": 1.3}
     provenance = {"command": "tscode compare", "packages": {}, "python": "3", "git": None, "hardware": HARDWARE}
     head = {"kind": s.kind, "weights": s.weights, "init": None, "train": s.train, "imgsz": 64, "notes": [], "tool": "t"}
+    head |= {"arms": [{"name": a.name, "label": a.label} for a in s.arms]}
     head |= {"datasets": [d.as_dict() for d in s.datasets], "seeds": s.seeds, "optimizers": s.optimizers}
     head |= {"provenance": provenance, "cost": cost, "missing": [], "runs": runs, **analyse(s, runs)}
     return {**head, **changes}

@@ -99,13 +99,14 @@ def as_seeds(value: Any) -> list[int]:
 
 
 def as_count(key: str, value: Any, least: int = 1) -> int:
-    """A whole number of at least `least`.
+    """A whole number of at least `least`; text of digits is one, for lists come as text.
 
     Raises:
         ValueError: anything else.
     """
-    if isinstance(value, int) and not isinstance(value, bool) and value >= least:
-        return value
+    number = int(value) if isinstance(value, str) and value.isdigit() else value
+    if isinstance(number, int) and not isinstance(number, bool) and number >= least:
+        return number
     raise ValueError(f"{key}={value!r}: expected a whole number >= {least}")
 
 

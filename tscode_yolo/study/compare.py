@@ -64,7 +64,9 @@ def carry_out(
     for c in results["comparisons"]:
         ap = c["metrics"].get("AP")
         if ap and ap["t"]["low"] is not None:
-            console.print(f"{c['arm']} against {c['baseline']} on {c['dataset']}: {verdict(ap)}", highlight=False)
+            console.print(
+                f"{c['arm']} against {c['baseline']} on {c['dataset']}: {verdict(ap)}", highlight=False, markup=False
+            )
     for m in missing:
         console.print(f"missing: {m['dataset']}, {m['arm']}, seed {m['seed']}: {m['why']}", style="red", markup=False)
     console.print(f"report: {study.out / 'report.md'}", highlight=False)

@@ -130,8 +130,8 @@ def run_ray(folders: Sequence[Path], cpus: float, gpus: float, address: str | No
         ray.init(address=address, runtime_env=home, log_to_driver=False, include_dashboard=False)
     try:
         remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_calls=1)(ray_job)
-        threads, env = max(1, int(cpus)), environment()
-        pending = {remote.remote(str(f), threads, gpus > 0, env): f for f in folders}
+        ours_only = {k: v for k, v in os.environ.items() if k.startswith(("YOLO_", "ULTRALYTICS_", "TSCODE_"))}
+        pending = {remote.remote(str(f), max(1, int(cpus)), gpus > 0, ours_only): f for f in folders}
         states = dict.fromkeys(folders, "waiting")
         while pending:
             ready, _ = ray.wait(list(pending), timeout=POLL_S)
@@ -150,21 +150,25 @@ def run_ray(folders: Sequence[Path], cpus: float, gpus: float, address: str | No
     return states
 
 
-def ray_job(folder: str, threads: int, gpu: bool, env: dict[str, str]) -> str:
-    """Body of a Ray task: start the run's process on this node, wait for it, say how it ended."""
+def ray_job(folder: str, threads: int, gpu: bool, settings: dict[str, str]) -> str:
+    """Body of a Ray task: start the run's process on this node, wait for it, say how it ended.
+
+    Args:
+        folder: of the run.
+        threads: of torch.
+        gpu: whether Ray lends a GPU; it shows this worker no other, so that it is device 0 here.
+        settings: environment variables of the study's process that a run should have too.
+    """
     path = Path(folder)
     if not (path / "job.json").exists():
         return f"failed: this node does not see {path.name}/job.json; a study over Ray needs a shared folder for out="
-    # Ray sets CUDA_VISIBLE_DEVICES for its worker: what it lends is device 0 there.
-    visible = {k: v for k, v in os.environ.items() if k.endswith("_VISIBLE_DEVICES")}
-    lent = {"threads": threads, "device": "0" if gpu else None}
-    process = _start(path, lent, {**env, **visible})
+    process = _start(path, {"threads": threads, "device": "0" if gpu else "cpu"}, settings)
     return outcome(path, process.wait())
 
 
-def _start(folder: Path, lent: dict[str, Any], env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+def _start(folder: Path, lent: dict[str, Any], settings: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
     """Start a run's process; what it prints goes to ``run.log`` of its folder, after what earlier attempts printed."""
-    env = {**(env or environment()), "OMP_NUM_THREADS": str(lent.get("threads") or 1)}
+    env = {**environment(), **(settings or {}), "OMP_NUM_THREADS": str(lent.get("threads") or 1)}
     (folder / "error.json").unlink(missing_ok=True)
     with (folder / "run.log").open("ab") as log:
         return subprocess.Popen(

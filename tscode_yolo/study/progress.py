@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from tscode_yolo.study.storage import read_json
 
@@ -55,7 +56,7 @@ class Progress:
             return
         for folder, state in states.items():
             if self.said.get(folder) != state and state != "waiting":
-                self.console.print(f"{self.names[folder]}: {state}", highlight=False)
+                self.console.print(f"{self.names[folder]}: {state}", highlight=False, markup=False)
             self.said[folder] = state
         if time.monotonic() - self.printed > PRINT_S:
             self.printed = time.monotonic()
@@ -72,7 +73,7 @@ class Progress:
             r = reports[folder]
             epoch = f"{r['epoch']}/{r['epochs']}" if r else ""
             numbers = [f"{r[k]:.1f}" if r.get(k) is not None else "" for k in ("mAP", "seconds")]
-            table.add_row(self.names[folder], states[folder], epoch, *numbers)
+            table.add_row(self.names[folder], Text(states[folder]), epoch, *numbers)
         if len(order) > SHOWN:
             table.caption = f"and {len(order) - SHOWN} more"
         return table

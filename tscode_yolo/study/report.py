@@ -153,7 +153,8 @@ def _per_arm(document: Document, results: dict[str, Any]) -> None:
         for g in results["groups"]
     ]
     document.table(["data", "arm", "seeds", *keys], rows)
-    document.items([f"`{k}`: {METRICS[k][0]}" for k in keys])
+    labels = [f"`{a['name']}`: {a['label']}" for a in results["arms"] if a["label"]]
+    document.items([*labels, *(f"`{k}`: {METRICS[k][0]}" for k in keys)])
 
 
 def _per_seed(document: Document, results: dict[str, Any]) -> None:

@@ -160,7 +160,7 @@ class StudyTrainer(DetectionTrainer):
                 (self.best.replace(best) if self.keep_best else self.best.unlink())
         finally:
             self.last, self.best = last, best
-        self.exact_resume = self.args.nbs <= self.batch_size and self.train_loader.num_workers == 0
+        self.exact_resume = round(self.args.nbs / self.batch_size) <= 1 and self.train_loader.num_workers == 0
         write_whole(self.state_file, lambda p: torch.save(self._state(), p))
         recent = {k: self.history[-1].get(k) for k in ("epoch", "mAP", "seconds")}
         write_json(self.save_dir / "progress.json", {**recent, "epochs": self.epochs})
