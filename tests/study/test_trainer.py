@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from ultralytics.nn.tasks import DetectionModel
 
+from tscode_yolo.study import start
 from tscode_yolo.study import trainer as tr
 from tscode_yolo.study.engines import command, environment
 from tscode_yolo.study.storage import read_json, write_json
@@ -35,41 +36,41 @@ def test_transfer_moves_everything_below_the_head_and_nothing_of_it(models):
         for p in target.parameters():
             p.add_(1.0)
     head_before = {k: v.clone() for k, v in target.model[-1].state_dict().items()}
-    moved, total = tr.transfer_body(source, target)
+    moved, total = start.transfer_body(source, target)
     assert moved == total == len(source.model[:-1].state_dict())
     torch.testing.assert_close(dict(target.model[:-1].state_dict()), dict(source.model[:-1].state_dict()))
     torch.testing.assert_close(dict(target.model[-1].state_dict()), head_before)
-    assert tr.body_fingerprint(target) == tr.body_fingerprint(source)
+    assert start.body_fingerprint(target) == start.body_fingerprint(source)
 
 
 def test_transfer_refuses_weights_of_another_family(models):
     with pytest.raises(ValueError, match="expected weights for all"):
-        tr.transfer_body(models["other"], models["b"])
+        start.transfer_body(models["other"], models["b"])
 
 
 def test_body_fingerprint_does_not_see_the_head(models):
-    before = tr.body_fingerprint(models["b"])
+    before = start.body_fingerprint(models["b"])
     with torch.no_grad():
         models["b"].model[-1].cv2[0][-1].bias.add_(1)
-        assert tr.body_fingerprint(models["b"]) == before
+        assert start.body_fingerprint(models["b"]) == before
         models["b"].model[0].conv.weight.mul_(1.5)
-    assert tr.body_fingerprint(models["b"]) != before
+    assert start.body_fingerprint(models["b"]) != before
 
 
 def test_the_body_under_a_fixed_seed_does_not_depend_on_the_head():
     prints = set()
     for yaml in ("yolo11n.yaml", "yolo11n-tscode.yaml"):
-        tr.seed_everything(3, -1)
-        prints.add(tr.body_fingerprint(DetectionModel(yaml, nc=2, verbose=False)))
+        start.seed_everything(3, -1)
+        prints.add(start.body_fingerprint(DetectionModel(yaml, nc=2, verbose=False)))
     assert len(prints) == 1
 
 
 def test_every_epoch_of_every_run_has_its_own_seed():
-    seeds = {tr.epoch_seed(s, e) for s in range(20) for e in range(-1, 50)}
+    seeds = {start.epoch_seed(s, e) for s in range(20) for e in range(-1, 50)}
     assert len(seeds) == 20 * 51
     draws = []
     for _ in range(2):
-        tr.seed_everything(1, 4)
+        start.seed_everything(1, 4)
         draws.append((random.random(), np.random.rand(), torch.rand(1).item()))
     assert draws[0] == draws[1]
 
@@ -94,7 +95,7 @@ def test_a_loss_object_that_is_a_module_stays_out_of_the_weights():
     model = DetectionModel("yolo11n.yaml", nc=2, verbose=False)
     before = set(model.state_dict())
     model.criterion = nn.Linear(2, 2)
-    assert set(tr.weights_of(model)) == before
+    assert set(start.weights_of(model)) == before
     assert set(tr.criterion_state(model)["tensors"]) == {"weight", "bias"}
 
 

@@ -132,21 +132,26 @@ def run_ray(folders: Sequence[Path], cpus: float, gpus: float, address: str | No
         remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_calls=1)(ray_job)
         ours_only = {k: v for k, v in os.environ.items() if k.startswith(("YOLO_", "ULTRALYTICS_", "TSCODE_"))}
         pending = {remote.remote(str(f), max(1, int(cpus)), gpus > 0, ours_only): f for f in folders}
-        states = dict.fromkeys(folders, "waiting")
-        while pending:
-            ready, _ = ray.wait(list(pending), timeout=POLL_S)
-            for ref in ready:
-                folder = pending.pop(ref)
-                try:
-                    states[folder] = ray.get(ref)
-                except ray.exceptions.RayError as e:
-                    states[folder] = f"failed: {type(e).__name__}: {str(e).splitlines()[0]}"
-            for folder in pending.values():
-                states[folder] = "running" if (folder / "run.log").exists() else "waiting"
-            tick(states)
+        return _follow(ray, pending, tick)
     finally:
         if ours:
             ray.shutdown()
+
+
+def _follow(ray: Any, pending: dict[Any, Path], tick: Tick) -> dict[Path, str]:
+    """Wait for Ray's tasks, telling `tick` how they stand; one that raises, a node lost for good, is a failed job."""
+    states = dict.fromkeys(pending.values(), "waiting")
+    while pending:
+        ready, _ = ray.wait(list(pending), timeout=POLL_S)
+        for ref in ready:
+            folder = pending.pop(ref)
+            try:
+                states[folder] = ray.get(ref)
+            except ray.exceptions.RayError as e:
+                states[folder] = f"failed: {type(e).__name__}: {str(e).splitlines()[0]}"
+        for folder in pending.values():
+            states[folder] = "running" if (folder / "run.log").exists() else "waiting"
+        tick(states)
     return states
 
 

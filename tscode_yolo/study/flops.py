@@ -68,8 +68,7 @@ def count(model: DetectionModel, imgsz: int = 640) -> dict[str, Any]:
         "second_counter": {"gflops": second, "difference": (second - total / 1e9) / (total / 1e9) if second else None},
         "blocks": blocks,
         "head": {
-            "parameters": blocks[-1]["parameters"],
-            "gflops": blocks[-1]["gflops"],
+            **{k: blocks[-1][k] for k in ("parameters", "gflops")},
             "gflops_share": blocks[-1]["gflops"] * 1e9 / total,
             "parameter_share": blocks[-1]["parameters"] / parameters(net),
             "parts": _part_parameters(head),

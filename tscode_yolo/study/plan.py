@@ -16,8 +16,8 @@ from ultralytics.nn.tasks import DetectionModel, load_checkpoint, yaml_model_loa
 
 from tscode_yolo.study.arguments import as_count, as_list, as_seeds, existing, one_of
 from tscode_yolo.study.inventory import DataSet, read_dataset, require_unseen
+from tscode_yolo.study.start import transfer_body
 from tscode_yolo.study.storage import read_json, write_json
-from tscode_yolo.study.trainer import transfer_body
 
 OWN_KEYS = (
     *("data", "epochs", "seeds", "init", "final", "final_split", "out", "last", "every", "weights"),
@@ -98,15 +98,7 @@ def make_study(kind: str, arms: Sequence[Arm], ours: dict[str, Any], theirs: dic
     datasets = [read_dataset(d) for d in as_list(ours["data"])]
     _require_unique("data", [d.name for d in datasets])
     _require_unique("model", [a.name for a in arms])
-    batch = theirs.get("batch", DEFAULT_CFG_DICT["batch"])
-    if not (isinstance(batch, int) and batch >= 1):
-        raise ValueError(f"batch={batch!r}: expected a whole number >= 1; a batch found by memory may differ by head")
-    if len(as_list(theirs.get("device"))) > 1 and ours.get("workers", 1) == 1:
-        raise ValueError("device=: expected one device a run; with workers=N a list is dealt out to the processes")
-    train = {k: v for k, v in theirs.items() if k != "device"}  # where a run takes place does not decide what it is
-    train |= {"epochs": as_count("epochs", ours.get("epochs", DEFAULT_CFG_DICT["epochs"])), "batch": batch}
-    train |= {"deterministic": True, "patience": 0, "plots": False, "val": True, "save": True, "pretrained": False}
-    train |= {"workers": as_count("loader_workers", ours.get("loader_workers", DEFAULT_CFG_DICT["workers"]), 0)}
+    train = _train_arguments(ours, theirs)
     confidence = ours.get("confidence", 0.95)
     if not (isinstance(confidence, float) and 0.5 <= confidence < 1):
         raise ValueError(f"confidence={confidence!r}: expected a number from 0.5 to below 1")
@@ -234,6 +226,20 @@ def resolve_model(name: str) -> str:
     except FileNotFoundError:
         return name
     return here
+
+
+def _train_arguments(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+    """The host's arguments of every run, but for the optimiser; the device is left to the engine."""
+    batch = theirs.get("batch", DEFAULT_CFG_DICT["batch"])
+    if not (isinstance(batch, int) and batch >= 1):
+        raise ValueError(f"batch={batch!r}: expected a whole number >= 1; a batch found by memory may differ by head")
+    if len(as_list(theirs.get("device"))) > 1 and ours.get("workers", 1) == 1:
+        raise ValueError("device=: expected one device a run; with workers=N a list is dealt out to the processes")
+    train = {k: v for k, v in theirs.items() if k != "device"}  # where a run takes place does not decide what it is
+    train |= {"epochs": as_count("epochs", ours.get("epochs", DEFAULT_CFG_DICT["epochs"])), "batch": batch}
+    train |= {"deterministic": True, "patience": 0, "plots": False, "val": True, "save": True, "pretrained": False}
+    train |= {"workers": as_count("loader_workers", ours.get("loader_workers", DEFAULT_CFG_DICT["workers"]), 0)}
+    return train
 
 
 def _finals(ours: dict[str, Any], datasets: list[DataSet]) -> dict[str, tuple[DataSet, str]]:

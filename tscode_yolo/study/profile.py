@@ -84,16 +84,39 @@ def profile(
     wanted = [one_of("formats", f, tuple(FORMATS)) for f in as_list(formats)]
     as_count("imgsz", imgsz, 32)
     as_count("rounds", rounds, 2)
-    where = torch.device(str(device) if device is not None else "cuda:0" if torch.cuda.is_available() else "cpu")
+    where = _device(device)
     names = [Path(n).stem for n in (model, baseline) if n]
     if baseline and names[0] == names[1]:
         names[1] += " (baseline)"
     nets = {n: load(f, nc).to(where) for n, f in zip(names, (model, baseline), strict=False) if f}
+    report = _head_of_report(nets, names, imgsz, where)
     sizes = [as_count("batches", b) for b in as_list(batches)]
-    report: dict[str, Any] = {
+    if "pytorch" in wanted:
+        report["latency"] += pytorch_latency(nets, imgsz, sizes, where, rounds)
+    for fmt in (f for f in wanted if f != "pytorch"):
+        if missing := [m for m in FORMATS[fmt] if find_spec(m) is None]:
+            report["skipped"][fmt] = f"not installed: {', '.join(missing)}"
+        else:
+            report["latency"] += exported_latency(nets, fmt, imgsz, sizes, rounds)
+    report["training"] = training_cost(nets, imgsz, train_batch, where, max(rounds // 3, 6))
+    return {**report, "provenance": provenance()}
+
+
+def _device(device: str | int | None) -> torch.device:
+    """The device asked for (``0`` and ``"0"`` are the first GPU), or CUDA if there is one, or the CPU."""
+    if device is None:
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    return torch.device(f"cuda:{device}" if str(device).isdigit() else str(device))
+
+
+def _head_of_report(
+    nets: dict[str, DetectionModel], names: list[str], imgsz: int, where: torch.device
+) -> dict[str, Any]:
+    """What was measured, where, and everything that is counted rather than timed."""
+    return {
         "imgsz": imgsz,
         "model": names[0],
-        "baseline": names[1] if baseline else None,
+        "baseline": names[1] if len(names) > 1 else None,
         "device": torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "amp": where.type == "cuda",
@@ -101,15 +124,6 @@ def profile(
         "latency": [],
         "skipped": {},
     }
-    if "pytorch" in wanted:
-        report["latency"] += pytorch_latency(nets, imgsz, sizes, where, rounds)
-    for fmt in (f for f in wanted if f != "pytorch"):
-        if missing := [m for m in FORMATS[fmt] if not _installed(m)]:
-            report["skipped"][fmt] = f"not installed: {', '.join(missing)}"
-        else:
-            report["latency"] += exported_latency(nets, fmt, imgsz, sizes, rounds)
-    report["training"] = training_cost(nets, imgsz, train_batch, where, max(rounds // 3, 6))
-    return {**report, "provenance": provenance()}
 
 
 def load(name: str, nc: int | None = None) -> DetectionModel:
@@ -267,7 +281,3 @@ def _head_input(net: DetectionModel, image: Tensor) -> Callable[[], list[Tensor]
     finally:
         del head.forward
     return lambda: list(caught)
-
-
-def _installed(module: str) -> bool:
-    return find_spec(module) is not None
