@@ -46,9 +46,8 @@ def main(args: dict[str, Any]) -> int:
     }
     write_json(out / "pooled.json", metrics)
     for name, m in metrics.items():
-        print(
-            f"{name}: {m['mean']:+.2f} over {m['datasets']} pairs; these: {_ends(m['these'])}, others: {_ends(m['others'])}"
-        )
+        intervals = f"these: {_ends(m['these'])}, others: {_ends(m['others'])}"
+        print(f"{name}: {m['mean']:+.2f} over {m['datasets']} pairs; {intervals}")
     return code
 
 

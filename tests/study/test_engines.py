@@ -64,6 +64,7 @@ def test_cores_and_devices_are_shared_out(monkeypatch):
         {"cores": [2, 3], "threads": 2, "device": "1"},
     ]
     assert engines.slots(1, [None]) == [{"cores": None, "threads": 5, "device": None}]
+    assert engines.slots(1, [None], threads=1)[0]["threads"] == 1
     with pytest.raises(ValueError, match="at most one a core, got 5 cores"):
         engines.slots(6, [None])
 

@@ -83,6 +83,7 @@ def run_jobs(
     """
     engine = one_of("engine", ours.get("engine", "local"), ("local", "ray"))
     workers = as_count("workers", ours.get("workers", 1))
+    threads = as_count("threads", ours["threads"]) if "threads" in ours else None
     names = {f: f"{f.parent.parent.name}, {f.parent.name}, {f.name}" for f in todo}
     cpus, gpus = float(ours.get("cpus", 1)), float(ours.get("gpus", 0))
     if workers > 1 or engine == "ray":
@@ -92,7 +93,7 @@ def run_jobs(
         if engine == "ray":
             return run_ray(todo, cpus, gpus, ours.get("address"), progress.tick)
         devices: list[str | None] = [str(d) for d in as_list(theirs.get("device"))] or [None]
-        return run_local(todo, workers, devices, progress.tick)
+        return run_local(todo, workers, devices, progress.tick, threads)
 
 
 def describe(study: Study) -> dict[str, Any]:

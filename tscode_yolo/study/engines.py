@@ -29,9 +29,19 @@ def command(folder: Path, lent: dict[str, Any]) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """This process's environment, with our package importable and the host kept from installing things."""
+    """This process's environment, with our package importable and the host kept from installing things.
+
+    Threads that wait let go of their core: on a machine that others use too, OpenMP's spinning made a training step
+    take eighty times as long (two threads, two busy cores).
+    """
     path = os.pathsep.join(p for p in (PACKAGE_HOME, os.environ.get("PYTHONPATH", "")) if p)
-    return {**os.environ, "PYTHONPATH": path, "YOLO_AUTOINSTALL": "false", "PYTHONUNBUFFERED": "1"}
+    return {
+        "OMP_WAIT_POLICY": "PASSIVE",
+        **os.environ,
+        "PYTHONPATH": path,
+        "YOLO_AUTOINSTALL": "false",
+        "PYTHONUNBUFFERED": "1",
+    }
 
 
 def outcome(folder: Path, code: int | None = None) -> str:
@@ -42,12 +52,13 @@ def outcome(folder: Path, code: int | None = None) -> str:
     return f"failed: {error['error'] if error else f'the process ended with status {code}; see run.log'}"
 
 
-def slots(workers: int, devices: Sequence[str | None]) -> list[dict[str, Any]]:
+def slots(workers: int, devices: Sequence[str | None], threads: int | None = None) -> list[dict[str, Any]]:
     """What each of `workers` concurrent processes is lent: a share of the cores, and one device.
 
     Args:
         workers: processes at a time, >= 1.
         devices: to go round; [None] leaves the choice to the host.
+        threads: of torch in each; as many as its share of the cores by default.
 
     Raises:
         ValueError: fewer cores than workers.
@@ -60,11 +71,15 @@ def slots(workers: int, devices: Sequence[str | None]) -> list[dict[str, Any]]:
     for i in range(workers):
         part = mine[i * share : (i + 1) * share]
         # A lone worker is left where the system puts it; it has all cores anyway.
-        lent.append({"cores": part if workers > 1 else None, "threads": share, "device": devices[i % len(devices)]})
+        lent.append(
+            {"cores": part if workers > 1 else None, "threads": threads or share, "device": devices[i % len(devices)]}
+        )
     return lent
 
 
-def run_local(folders: Sequence[Path], workers: int, devices: Sequence[str | None], tick: Tick) -> dict[Path, str]:
+def run_local(
+    folders: Sequence[Path], workers: int, devices: Sequence[str | None], tick: Tick, threads: int | None = None
+) -> dict[Path, str]:
     """Do the jobs on this machine, `workers` at a time.
 
     Args:
@@ -72,11 +87,12 @@ def run_local(folders: Sequence[Path], workers: int, devices: Sequence[str | Non
         workers: processes at a time.
         devices: given to the processes in turn.
         tick: called twice a second with the state of each job (``waiting``, ``running``, ``done``, ``failed: why``).
+        threads: see `slots`.
 
     Returns:
         Job -> ``done`` or ``failed: why``.
     """
-    free = slots(workers, devices)
+    free = slots(workers, devices, threads)
     states = dict.fromkeys(folders, "waiting")
     running: dict[Path, tuple[subprocess.Popen[bytes], dict[str, Any]]] = {}
     try:

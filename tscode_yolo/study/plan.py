@@ -21,7 +21,7 @@ from tscode_yolo.study.storage import read_json, write_json
 
 OWN_KEYS = (
     *("data", "epochs", "seeds", "init", "final", "final_split", "out", "last", "every", "weights"),
-    *("workers", "loader_workers", "engine", "cpus", "gpus", "address", "confidence", "effect", "latency"),
+    *("workers", "threads", "loader_workers", "engine", "cpus", "gpus", "address", "confidence", "effect", "latency"),
 )
 PATHS = ("model", "data", "init", "final_data")
 ADAM = ("Adam", "AdamW", "Adamax", "NAdam", "RAdam")
