@@ -94,9 +94,12 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(*command: object, cwd: Path, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in a fresh process with this environment's programs first on the PATH."""
-    bin_dir = Path(sys.executable).parent
-    environment = {**os.environ, "PATH": f"{bin_dir}{os.pathsep}{os.environ['PATH']}", **env}
+    """Run a command in a fresh process: this environment's programs first, host settings (runs_dir, ...) of `cwd`."""
+    config = cwd / ".config"
+    config.mkdir(exist_ok=True)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "YOLO_CONFIG_DIR": str(config), **env}
+    environment.pop("PYTEST_CURRENT_TEST", None)  # the host would save its runs elsewhere
     done = subprocess.run(
         [str(c) for c in command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=900, check=False
     )

@@ -1,0 +1,94 @@
+"""The examples run as a user would run them."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import pytest
+from conftest import REPO, run
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def trained(installed, shapes):
+    """Weights from the first example, two epochs."""
+    options = ("imgsz=96", "batch=4", "workers=0", "device=cpu", "name=example")
+    out = run(sys.executable, REPO / "examples/train.py", "tscode.yaml", shapes, "2", *options, cwd=installed).stdout
+    assert "AP50" in out
+    return installed / "runs/detect/example/weights/best.pt"
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory, shapes):
+    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 25, (128, 128))
+    image = cv2.imread(str(shapes.parent / "images/val/00000.jpg"))
+    for _ in range(30):
+        writer.write(image)
+    writer.release()
+    return path
+
+
+def test_predict_prints_objects_and_says_where_images_are(installed, shapes, trained):
+    images = shapes.parent / "images/val"
+    out = run(sys.executable, REPO / "examples/predict.py", trained, images, "0.001", cwd=installed).stdout
+    assert out.count(" objects\n") == 4
+    assert "saved to" in out
+
+
+def test_predict_without_arguments_explains_itself(installed):
+    done = run(sys.executable, REPO / "examples/predict.py", cwd=installed, check=False)
+    assert done.returncode == 2
+    assert "WEIGHTS IMAGE_OR_FOLDER" in done.stderr
+
+
+@pytest.mark.parametrize("track", [[], ["--track"]], ids=["detect", "track"])
+def test_stream_reads_a_file_to_its_end_and_writes_every_frame(installed, trained, clip, track):
+    out = installed / "annotated.mp4"
+    script = REPO / "examples/stream.py"
+    text = run(sys.executable, script, trained, clip, "--out", out, "--imgsz", "96", *track, cwd=installed).stdout
+    assert "30 frames" in text
+    assert "FPS" in text
+    assert int(cv2.VideoCapture(str(out)).get(cv2.CAP_PROP_FRAME_COUNT)) == 30
+
+
+def test_stream_ends_cleanly_on_ctrl_c(installed, trained, tmp_path, clip):
+    long = tmp_path / "long.mp4"
+    writer = cv2.VideoWriter(str(long), cv2.VideoWriter_fourcc(*"mp4v"), 25, (128, 128))
+    frame = cv2.VideoCapture(str(clip)).read()[1]
+    for _ in range(5000):
+        writer.write(frame)
+    writer.release()
+    out = tmp_path / "cut.mp4"
+    command = [sys.executable, REPO / "examples/stream.py", trained, long, "--out", out, "--imgsz", "96"]
+    process = subprocess.Popen([str(c) for c in command], cwd=installed, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    while "frame 25" not in process.stdout.readline():
+        time.sleep(0.01)
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    rest = process.communicate(timeout=60)[0]
+    assert process.returncode == 0
+    assert "stopped" in rest
+    assert 25 <= int(cv2.VideoCapture(str(out)).get(cv2.CAP_PROP_FRAME_COUNT)) < 5000
+
+
+def test_memory_does_not_grow_along_a_stream(installed, trained, clip):
+    """Resident memory after 90 and after 540 frames of the same clip, in one process."""
+    code = f"""
+import psutil
+from ultralytics import YOLO
+model, process, seen = YOLO({str(trained)!r}), psutil.Process(), []
+for repeat in range(18):
+    frames = sum(1 for _ in model.track({str(clip)!r}, stream=True, persist=True, imgsz=96, verbose=False))
+    seen.append(process.memory_info().rss)
+print(frames, (seen[-1] - seen[2]) / 2**20)
+"""
+    frames, grown = run(sys.executable, "-c", code, cwd=installed).stdout.splitlines()[-1].split()
+    assert int(frames) == 30
+    assert float(grown) < 30
