@@ -12,6 +12,10 @@ from tscode_yolo.config import unknown_name
 
 VERBS = {  # name: (module with main(args) -> exit code, what it does)
     "doctor": ("tscode_yolo.doctor", "check the installation: versions, hooks, model YAMLs, a forward at an odd size"),
+    "profile": ("tscode_yolo.study.profile", "what a head costs: parameters, FLOPs, latency, training step, memory"),
+    "compare": ("tscode_yolo.study.compare", "is one head better? paired seeds, intervals, cost, a report"),
+    "ablate": ("tscode_yolo.study.ablate", "the same over a grid of head options: table1, table2, table3, FILE.yaml"),
+    "paper": ("tscode_yolo.study.paper", "the paper's tables with their GFLOPs beside ours, counted live"),
     "align": ("tscode_yolo.align", "see where scores and boxes disagree before NMS: numbers, pictures, report"),
 }
 

@@ -1,1 +1,5 @@
-"""Knowing: cost, paired comparisons, ablations and the tables of the paper."""
+"""Knowing: what a head costs (profile), whether it is better (compare), which part of it helps (ablate).
+
+Works on any Ultralytics detection model, stock or ours; imports neither the head nor the recipes. `paper` prints the
+paper's tables beside our counts.
+"""

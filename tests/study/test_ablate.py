@@ -1,0 +1,97 @@
+"""Grids: the paper's rows in the paper's order, and models that differ as the rows say."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+from ultralytics.nn.tasks import DetectionModel
+
+from tscode_yolo.study import flops
+from tscode_yolo.study.ablate import GRIDS, main, read_grid, write_arms
+
+
+def parameters(arm) -> int:
+    return flops.parameters(DetectionModel(arm.model, nc=3, verbose=False))
+
+
+def test_table1_is_the_four_combinations_and_its_first_row_the_stock_head(tmp_path):
+    base, rows = read_grid("table1")
+    assert [(r["options"]["sce"], r["options"]["dpe"]) for r in rows] == [(0, 0), (1, 0), (0, 1), (1, 1)]
+    arms, layout = write_arms(base, rows, tmp_path)
+    assert [name for _, name in layout] == [a.name for a in arms]
+    stock = DetectionModel("yolo11n.yaml", nc=3, verbose=False)
+    assert parameters(arms[0]) == flops.parameters(stock)
+    assert len({parameters(a) for a in arms}) == 4
+
+
+def test_table2_runs_the_row_that_stands_twice_once(tmp_path):
+    """Rows of the paper: none; conv alone; avg; max; conv; then conv again with kernels 3, 5, 7."""
+    base, rows = read_grid("table2")
+    arms, layout = write_arms(base, rows, tmp_path)
+    assert (len(rows), len(arms)) == (8, 7)
+    assert layout[4][1] == layout[5][1]
+    content = {a.name: yaml.safe_load(open(a.model))["tscode"] for a in arms}  # noqa: PTH123, SIM115
+    kinds = [
+        (o.get("sce_down"), o.get("sce_kernel"), o.get("sce_coarser", True)) for o in (content[n] for _, n in layout)
+    ]
+    assert kinds[1:] == [
+        ("conv", 3, False),
+        ("avg", None, True),
+        ("max", 3, True),
+        ("conv", 3, True),
+        ("conv", 3, True),
+        ("conv", 5, True),
+        ("conv", 7, True),
+    ]
+
+
+def test_table3_names_the_levels_in_the_papers_order(tmp_path):
+    _, rows = read_grid("table3")
+    levels = [r["options"].get("dpe_levels", [0]) for r in rows]
+    assert levels == [[0], [0, 1], [-1, 0], [-1], [-1, 0, 1], [-1, 0, 1, 2]]
+    assert all(r["options"]["sce"] for r in rows)
+    arms, _ = write_arms("yolo11n-tscode.yaml", rows, tmp_path)
+    assert len({parameters(a) for a in arms}) == 6
+
+
+@pytest.mark.parametrize("base", ["yolov8n-tscode.yaml", "yolo26s-tscode.yaml"])
+def test_the_scale_letter_survives_in_the_copy(base, tmp_path):
+    arms, _ = write_arms(
+        base, [{"label": "as it is", "options": {}}, {"label": "x", "options": {"sce": False}}], tmp_path
+    )
+    assert parameters(arms[0]) == flops.parameters(DetectionModel(base, nc=3, verbose=False))
+
+
+def test_a_file_may_hold_options_and_other_models(tmp_path):
+    file = tmp_path / "grid.yaml"
+    rows = [{"label": "stock", "model": "yolo11n.yaml"}, {"label": "avg", "options": {"sce_down": "avg"}}]
+    file.write_text(yaml.safe_dump({"base": "yolo11n-tscode.yaml", "rows": rows}))
+    base, read = read_grid(str(file))
+    arms, layout = write_arms(base, read, tmp_path / "models")
+    assert [label for label, _ in layout] == ["stock", "avg"]
+    assert arms[0].model == "yolo11n.yaml"
+    assert read_grid(str(file), "yolo11s-tscode.yaml")[0] == "yolo11s-tscode.yaml"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("rows: [{label: a, options: {}}]", "at least two"),
+        ("- a\n- b", "expected a mapping"),
+        ("rows: [{label: a, options: {}}, {options: {}}]", "expected a row with 'label'"),
+        ("rows: [{label: a, options: {}}, {label: b, options: {}, model: m}]", "either 'options' or 'model'"),
+        ("rows: [{label: a, options: {}}, {label: b, option: {}, model: m}]", "unknown key"),
+    ],
+)
+def test_a_bad_grid_is_explained(tmp_path, content, message):
+    (tmp_path / "grid.yaml").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_grid(str(tmp_path / "grid.yaml"))
+
+
+def test_a_wrong_name_is_explained(drawn):
+    with pytest.raises(ValueError, match="expected table1, table2, table3 or a YAML file"):
+        main({"data": str(drawn), "grid": "table9"})
+    with pytest.raises(ValueError, match="got no grid="):
+        main({"data": str(drawn)})
+    assert set(GRIDS) == {"table1", "table2", "table3"}

@@ -1,0 +1,59 @@
+"""Arguments: ours, the host's, and one clear error for the rest."""
+
+from __future__ import annotations
+
+import pytest
+
+from tscode_yolo.study.arguments import as_list, as_seeds, existing, one_of, take, take_only
+
+KNOWN = ("model", "data", "epochs")
+
+
+def test_take_splits_ours_from_the_hosts():
+    ours, theirs = take({"model": "a", "data": "d", "imgsz": 64, "mosaic": 0.0}, KNOWN, ("model", "data"))
+    assert ours == {"model": "a", "data": "d"}
+    assert theirs == {"imgsz": 64, "mosaic": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ({"model": "a"}, "got no data="),
+        ({"model": "a", "data": "d", "epoch": 3}, "did you mean epochs="),
+        ({"model": "a", "data": "d", "imgz": 3}, "did you mean imgsz="),
+        ({"model": "a", "data": "d", "seed": 3}, "give seeds="),
+        ({"model": "a", "data": "d", "patience": 3}, "different numbers of epochs"),
+        ({"model": "a", "data": "d", "pretrained": True}, "give init="),
+    ],
+)
+def test_take_answers_a_bad_argument(args, message):
+    with pytest.raises(ValueError, match=message):
+        take(args, KNOWN, ("model", "data"))
+
+
+def test_take_only_passes_nothing_on():
+    with pytest.raises(ValueError, match="imgsz=: unknown argument"):
+        take_only({"model": "a", "imgsz": 64}, KNOWN)
+
+
+@pytest.mark.parametrize(
+    ("value", "seeds"), [(3, [0, 1, 2]), ("4,7", [4, 7]), ((0, 5), [0, 5]), ([9], [9]), ("12", [12])]
+)
+def test_seeds_are_a_number_or_a_list(value, seeds):
+    assert as_seeds(value) == seeds
+
+
+@pytest.mark.parametrize("value", [0, -1, True, "a", "1,1", [], 2.5, [1, -2]])
+def test_seeds_refuse_the_rest(value):
+    with pytest.raises(ValueError, match="seeds="):
+        as_seeds(value)
+
+
+def test_lists_choices_and_files(tmp_path):
+    assert as_list("a, b,") == ["a", "b"]
+    assert as_list(None) == []
+    assert as_list((1, 8)) == [1, 8]
+    with pytest.raises(ValueError, match="expected one of last, best"):
+        one_of("weights", "beste", ("last", "best"))
+    with pytest.raises(FileNotFoundError, match="init="):
+        existing("init", tmp_path / "none.pt")

@@ -1,0 +1,116 @@
+"""The whole of ``tscode compare`` and ``tscode ablate`` on drawn images, small enough for a CPU."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tscode_yolo.study import ablate, compare
+from tscode_yolo.study.engines import environment
+from tscode_yolo.study.storage import read_json, write_json
+
+TINY = {"imgsz": 64, "batch": 4, "nbs": 4, "epochs": 2, "latency": False, "last": 2}
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ({"model": "a.yaml", "data": "d"}, "got no baseline="),
+        ({"model": "a.yaml", "baseline": "b.yaml", "data": "d", "optimiser": "SGD"}, "did you mean optimizer="),
+        ({"model": "a.yaml", "baseline": "b.yaml", "data": "d", "seed": 1}, "give seeds="),
+    ],
+)
+def test_bad_arguments_are_explained(args, message):
+    with pytest.raises(ValueError, match=message):
+        compare.main(args)
+
+
+@pytest.mark.slow
+def test_compare_from_nothing_to_the_report_with_a_failure_a_retry_and_more_seeds(drawn, draw, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/some/where/tscode", "compare", f"data={drawn}"])
+    out, fresh = tmp_path / "out", draw(tmp_path / "fresh", seed=50)
+    args = {**TINY, "model": "yolo11n-tscode.yaml", "baseline": "yolo11n.yaml", "data": str(drawn), "out": str(out)}
+    args |= {"final": str(fresh), "workers": 2}
+    broken = out / "runs/drawn/yolo11n-tscode/seed1/train/weights/resume.pt"
+    broken.parent.mkdir(parents=True)
+    broken.write_bytes(b"not a checkpoint")
+    assert compare.main({**args, "seeds": 2}) == 1
+    results = read_json(out / "results.json")
+    assert [(m["arm"], m["seed"]) for m in results["missing"]] == [("yolo11n-tscode", 1)]
+    assert results["comparisons"][0]["seeds"] == [0]
+    stamps = {p: p.stat().st_mtime_ns for p in out.rglob("result.json")}
+    assert len(stamps) == 3
+
+    broken.unlink()
+    assert compare.main({**args, "seeds": 3}) == 0
+    assert {p: p.stat().st_mtime_ns for p in stamps} == stamps  # what was finished is kept
+    results = read_json(out / "results.json")
+    assert results["comparisons"][0]["seeds"] == [0, 1, 2]
+    assert results["fairness"]["pairs"] == results["fairness"]["same_start"] == results["fairness"]["same_batches"] == 3
+    assert all(r["final"]["coco"]["AP"] is not None for r in results["runs"])
+    assert all([h["epoch"] for h in r["history"]] == [1, 2] for r in results["runs"])
+    assert results["provenance"]["command"].startswith("tscode compare data=drawn")
+    text = (out / "results.json").read_text() + (out / "report.md").read_text() + (out / "report.html").read_text()
+    assert str(tmp_path) not in text
+    assert str(Path.cwd()) not in text
+
+
+@pytest.mark.slow
+def test_a_study_killed_with_its_runs_goes_on_where_it_was(drawn, tmp_path):
+    out = tmp_path / "out"
+    args = {**TINY, "model": "yolov8n.yaml", "baseline": "yolo11n.yaml", "data": str(drawn), "out": str(out)}
+    args |= {"seeds": 1, "epochs": 3}
+    code = f"import sys; from tscode_yolo.study.compare import main; sys.exit(main({args!r}))"
+    study = subprocess.Popen([sys.executable, "-c", code], env=environment())
+    second = out / "runs/drawn/yolov8n/seed0/train/progress.json"
+    while not second.exists() and study.poll() is None:
+        time.sleep(0.02)
+    study.send_signal(signal.SIGKILL)
+    study.wait()
+    finished = out / "runs/drawn/yolo11n/seed0/result.json"
+    stamp = finished.stat().st_mtime_ns
+    assert not (second.parents[1] / "result.json").exists()
+    assert subprocess.run([sys.executable, "-c", code], env=environment(), check=False).returncode == 0
+    assert finished.stat().st_mtime_ns == stamp
+    resumed = read_json(second.parents[1] / "result.json")
+    assert resumed["resumed"]
+    assert [h["epoch"] for h in resumed["history"]] == [1, 2, 3]
+    assert read_json(out / "results.json")["fairness"]["same_batches"] == 1
+    assert "resumed at epoch" in (out / "report.md").read_text()
+
+
+@pytest.mark.slow
+def test_ablate_gives_its_rows_in_order_with_cost_and_interval(drawn, tmp_path):
+    grid = tmp_path / "grid.yaml"
+    rows = [
+        {"label": "none", "options": {"sce": False, "dpe": False}},
+        {"label": "with SCE", "options": {"dpe": False}},
+        {"label": "again", "options": {"sce": False, "dpe": False}},
+    ]
+    grid.write_text(yaml.safe_dump({"rows": rows}))
+    out = tmp_path / "out"
+    args = {**TINY, "epochs": 1, "data": str(drawn), "grid": str(grid), "seeds": 2, "out": str(out)}
+    assert ablate.main(args) == 0
+    results = json.loads((out / "results.json").read_text())
+    assert len(results["runs"]) == 4
+    report = (out / "report.md").read_text()
+    table = [line for line in report.splitlines() if line.startswith(("| none", "| with SCE", "| again"))]
+    assert [line.split("|")[1].strip() for line in table] == ["none", "with SCE", "again"]
+    assert all(f"{results['cost'][a]['gflops']:.3f}" in line for a, line in zip(results["cost"], table, strict=False))
+
+
+@pytest.mark.slow
+def test_one_study_at_a_time_in_a_folder(drawn, tmp_path):
+    from tscode_yolo.study.storage import sole_owner
+
+    args = {**TINY, "model": "yolov8n.yaml", "baseline": "yolo11n.yaml", "data": str(drawn), "seeds": 1}
+    write_json(tmp_path / "x.json", {})
+    with sole_owner(tmp_path), pytest.raises(RuntimeError, match="got another one at work"):
+        compare.main({**args, "out": str(tmp_path)})

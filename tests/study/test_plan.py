@@ -1,0 +1,123 @@
+"""A study is settled, and refused if unfair, before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from ultralytics.nn.tasks import DetectionModel, yaml_model_load
+
+from tscode_yolo.study.plan import Arm, make_study, resolve_model, settle_optimizer, write_jobs
+from tscode_yolo.study.storage import read_json
+
+ARMS = [Arm("yolo11n", "yolo11n.yaml"), Arm("yolov8n", "yolov8n.yaml")]
+
+
+def settled(data: Path, out: Path, arms: list[Arm] | None = None, theirs: dict[str, Any] | None = None, **ours: Any):
+    given = {"data": str(data), "epochs": 2, "seeds": 2, "out": str(out), **ours}
+    return make_study("compare", arms or ARMS, given, {"imgsz": 64, "batch": 4, **(theirs or {})})
+
+
+def test_every_run_of_a_data_set_gets_the_same_arguments(drawn, tmp_path):
+    study = settled(drawn, tmp_path / "out")
+    jobs = [read_json(f / "job.json") for f in write_jobs(study)]
+    assert [(j["seed"], j["arm"]) for j in jobs] == [(0, "yolo11n"), (0, "yolov8n"), (1, "yolo11n"), (1, "yolov8n")]
+    assert all(j["train"] == jobs[0]["train"] for j in jobs)
+    train = jobs[0]["train"]
+    assert train["optimizer"] == "AdamW"
+    assert train["lr0"] == pytest.approx(0.002 * 5 / (4 + 2), abs=1e-6)  # the host's rule for 2 classes
+    assert (train["deterministic"], train["patience"], train["pretrained"]) == (True, 0, False)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "given", "expected"),
+    [
+        (2, {}, ("AdamW", 0.001667, 0.0)),
+        (20_000, {}, ("SGD", 0.01, 0.1)),  # 8 images, nominal batch 64: one iteration an epoch
+        (2, {"optimizer": "SGD"}, ("SGD", 0.01, 0.1)),
+        (2, {"optimizer": "Adam", "lr0": 0.5}, ("Adam", 0.5, 0.0)),
+    ],
+)
+def test_the_optimizer_is_named_whatever_was_asked(drawn, tmp_path, epochs, given, expected):
+    data = settled(drawn, tmp_path).datasets[0]
+    values, note = settle_optimizer({"epochs": epochs, "batch": 4, **given}, data)
+    assert (values["optimizer"], values["lr0"], values["warmup_bias_lr"]) == (
+        expected[0],
+        pytest.approx(expected[1]),
+        expected[2],
+    )
+    assert expected[0] in note
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "message"),
+    [
+        ({}, {"batch": -1}, "may differ by head"),
+        ({}, {"batch": 0.7}, "may differ by head"),
+        ({}, {"device": "0,1"}, "one device a run"),
+        ({"weights": "first"}, {}, "expected one of last, best"),
+        ({"epochs": 0}, {}, "epochs=0"),
+        ({"confidence": 95}, {}, "confidence=95"),
+    ],
+)
+def test_what_would_be_unfair_is_refused(drawn, tmp_path, ours, theirs, message):
+    with pytest.raises(ValueError, match=message):
+        settled(drawn, tmp_path, theirs=theirs, **ours)
+
+
+def test_heads_must_start_fresh_and_init_must_cover_all_below_them(drawn, tmp_path):
+    with pytest.raises(ValueError, match="expected a model YAML"):
+        settled(drawn, tmp_path, arms=[ARMS[0], Arm("w", "yolo11n.pt")])
+    weights = tmp_path / "init.pt"
+    torch.save({"model": DetectionModel("yolo11n.yaml", verbose=False)}, weights)
+    assert settled(drawn, tmp_path, arms=[ARMS[0], Arm("t", "yolo11n-tscode.yaml")], init=str(weights)).init == weights
+    with pytest.raises(ValueError, match="same family and scale"):
+        settled(drawn, tmp_path, init=str(weights))
+    with pytest.raises(FileNotFoundError, match="init="):
+        settled(drawn, tmp_path, init=str(tmp_path / "none.pt"))
+
+
+def test_two_things_of_one_name_are_refused(drawn, draw, tmp_path):
+    with pytest.raises(ValueError, match="expected different names"):
+        settled(drawn, tmp_path, arms=[ARMS[0], ARMS[0]])
+    twin = draw(tmp_path / "drawn", seed=5)
+    with pytest.raises(ValueError, match="expected different names"):
+        settled(f"{drawn},{twin}", tmp_path)
+
+
+def test_the_final_set_must_be_one_that_training_never_saw(drawn, draw, tmp_path):
+    with pytest.raises(ValueError, match="that training never saw"):
+        settled(drawn, tmp_path, final=str(drawn))
+    fresh = draw(tmp_path / "fresh", seed=50)
+    study = settled(drawn, tmp_path, final=str(fresh))
+    assert study.finals["drawn"][0].yaml == fresh
+
+
+def test_a_folder_with_other_settings_is_not_overwritten_but_more_seeds_go_on(drawn, tmp_path):
+    write_jobs(settled(drawn, tmp_path / "out"))
+    assert len(write_jobs(settled(drawn, tmp_path / "out", seeds=3))) == 6
+    with pytest.raises(ValueError, match="another last, epochs, mosaic; choose another out="):
+        write_jobs(settled(drawn, tmp_path / "out", epochs=3, theirs={"mosaic": 0.0}))
+
+
+def test_a_changed_model_file_is_noticed(drawn, tmp_path):
+    file = tmp_path / "mine.yaml"
+    content = yaml_model_load("yolo11n.yaml")
+    content.pop("yaml_file")
+    file.write_text(yaml.safe_dump(content))
+    arms = [ARMS[0], Arm("mine", resolve_model(str(file)))]
+    write_jobs(settled(drawn, tmp_path / "out", arms=arms))
+    content["reg_max"] = 8
+    file.write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match="another model_sha256"):
+        write_jobs(settled(drawn, tmp_path / "out", arms=arms))
+
+
+def test_models_are_named_so_that_another_process_finds_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert resolve_model("yolo11n.yaml") == "yolo11n.yaml"
+    (tmp_path / "yolo99.yaml").write_text("nc: 1\nscales: {n: [1, 1, 8]}\nbackbone: []\nhead: []\n")
+    assert resolve_model("yolo99n.yaml") == str(tmp_path / "yolo99n.yaml")

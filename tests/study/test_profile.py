@@ -1,0 +1,94 @@
+"""The profile verb on small inputs: what it reports, not how long things took."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from ultralytics import YOLO
+
+from tscode_yolo.study import profile as pf
+
+
+def test_profile_with_a_baseline_quotes_ratios(tmp_path, capsys):
+    file = tmp_path / "p.json"
+    args = {"model": "yolo11n-tscode.yaml", "baseline": "yolo11n.yaml", "imgsz": 64, "rounds": 6, "batches": 1}
+    assert pf.main({**args, "train_batch": 2, "nc": 3, "formats": "pytorch", "json": str(file)}) == 0
+    report = json.loads(file.read_text())
+    assert set(report["models"]) == {"yolo11n-tscode", "yolo11n"}
+    assert [(r["format"], r["part"], r["batch"]) for r in report["latency"]] == [
+        ("pytorch", "model", 1),
+        ("pytorch", "head", 1),
+    ]
+    for row in [*report["latency"], report["training"]]:
+        assert row["ratio"]["low"] <= row["ratio"]["median"] <= row["ratio"]["high"]
+    assert report["training"]["peak_ratio"] > 0
+    assert report["amp"] is torch.cuda.is_available()
+    out = capsys.readouterr().out
+    for part in (
+        "yolo11n-tscode over yolo11n",
+        "training step",
+        "TSCODEDetect",
+        "second counter",
+        "2 per multiply-add",
+    ):
+        assert part in out
+    assert str(tmp_path) not in file.read_text()
+
+
+def test_a_format_whose_packages_are_missing_is_reported(monkeypatch):
+    monkeypatch.setattr(pf, "find_spec", lambda _name: None)
+    report = pf.profile("yolo11n.yaml", imgsz=64, rounds=2, formats="onnx", batches=1, train_batch=2)
+    assert report["skipped"] == {"onnx": "not installed: onnx, onnxruntime"}
+    assert report["latency"] == []
+    assert report["training"]["ratio"] is None
+
+
+@pytest.mark.slow
+def test_exported_models_are_timed_in_their_runtime():
+    pytest.importorskip("onnxruntime")
+    report = pf.profile("yolo11n-tscode.yaml", "yolo11n.yaml", imgsz=64, rounds=3, formats="onnx", batches=[1, 2], nc=3)
+    assert [(r["format"], r["batch"]) for r in report["latency"]] == [("onnx", 1), ("onnx", 2)]
+
+
+def test_weights_can_be_profiled_and_other_tasks_are_refused(tmp_path):
+    YOLO("yolo11n.yaml").save(tmp_path / "w.pt")
+    assert pf.load(str(tmp_path / "w.pt")).model[-1].nc == 80
+    with pytest.raises(ValueError, match="expected a detection model"):
+        pf.load(_classifier(tmp_path))
+
+
+def _classifier(folder):
+    YOLO("yolo11n-cls.yaml").save(folder / "c.pt")
+    return str(folder / "c.pt")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ({"baseline": "yolo11n.yaml"}, "got no model="),
+        ({"model": "yolo11n.yaml", "format": "onnx"}, "did you mean formats="),
+        ({"model": "yolo11n.yaml", "formats": "onxx"}, "expected one of pytorch, onnx, openvino"),
+        ({"model": "yolo11n.yaml", "imgsz": 3}, "imgsz=3"),
+    ],
+)
+def test_bad_arguments_are_explained(args, message):
+    with pytest.raises(ValueError, match=message):
+        pf.main(args)
+
+
+def test_the_head_is_timed_on_the_maps_it_really_reads():
+    """Our head shows its hooks three maps but reads four (C2 first)."""
+    net = pf.flops.deployed(pf.load("yolo11n-tscode.yaml", 3))
+    maps = pf._head_input(net, torch.zeros(1, 3, 64, 64))()
+    assert [m.shape[-1] for m in maps] == [16, 8, 4, 2]
+    assert "forward" not in vars(pf._head(net))
+
+
+@pytest.mark.gpu
+def test_profile_on_cuda_uses_events_and_mixed_precision():
+    report = pf.profile("yolo11n.yaml", "yolov8n.yaml", imgsz=64, rounds=6, batches=1)
+    assert report["amp"]
+    assert report["device"] == torch.cuda.get_device_name(0)
+    assert report["training"]["peak_bytes"]["yolo11n"] > 0

@@ -1,0 +1,160 @@
+"""From records of runs to statements, with made-up records whose answers can be worked out by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tscode_yolo.study.inventory import DataSet
+from tscode_yolo.study.plan import Arm, Study
+from tscode_yolo.study.report import verdict, write_report
+from tscode_yolo.study.results import analyse, collect
+from tscode_yolo.study.storage import read_json, write_json
+
+ARMS = [Arm("stock", "stock.yaml"), Arm("ours", "ours.yaml", "with context")]
+HARDWARE = {"cpu": "a cpu", "cores": 2, "memory_gib": 8.0, "gpus": []}
+
+
+def study(out: Path, datasets: tuple[str, ...] = ("cells",), seeds: tuple[int, ...] = (0, 1, 2)) -> Study:
+    """A settled study without files behind it."""
+    sets = [
+        DataSet(d, Path(f"/secret/{d}/data.yaml"), ("x",), {"train": (Path("a.png"),) * 5, "val": ()}, {}, "ab" * 32)
+        for d in datasets
+    ]
+    optimizers = {d: {"optimizer": "SGD", "lr0": 0.01, "momentum": 0.9, "warmup_bias_lr": 0.1} for d in datasets}
+    return Study("compare", ARMS, sets, {}, list(seeds), None, {"epochs": 2}, optimizers, 1, 1, "last", out)
+
+
+def run(arm: str, seed: int, ap: float, dataset: str = "cells", **changes: Any) -> dict[str, Any]:
+    """One run's record."""
+    coco = dict.fromkeys(("AP", "AP50", "AP75", "APs", "APm"), ap) | {"APl": None}
+    history = [{"epoch": e, "mAP": ap * e / 2, "train/cls_loss": 3.0 / e, "batches": f"{seed}/{e}"} for e in (1, 2)]
+    record = {
+        **{"arm": arm, "dataset": dataset, "seed": seed, "weights": "last", "coco": coco, "tool": "tool 1"},
+        **{"host": {"mAP": ap + 0.1, "mAP50": ap}, "final": None, "averaged": {"epochs": 1, "AP": ap}},
+        **{"history": history, "body": f"body{seed}", "resumed": [], "repeated": [], "exact_resume": True},
+        **{"wall_s": 1.0, "threads": 1, "device": "cpu", "hardware": HARDWARE},
+    }
+    return {**record, **changes}
+
+
+def test_differences_are_paired_by_seed(tmp_path):
+    """Seeds 0, 1, 2: 11-10, 13-11, 15-12 = 1, 2, 3; seed 3 of ours has no partner and does not enter."""
+    runs = [run("stock", s, 10 + s) for s in (2, 0, 1)] + [run("ours", s, 11 + 2 * s) for s in (0, 1, 2, 3)]
+    result = analyse(study(tmp_path, seeds=(0, 1, 2, 3)), runs)
+    (c,) = result["comparisons"]
+    assert c["seeds"] == [0, 1, 2]
+    assert c["metrics"]["AP"]["values"] == [1, 2, 3]
+    assert c["metrics"]["AP"]["t"]["high"] == pytest.approx(2 + 2.48414, abs=1e-4)
+    assert c["AP_p_holm"] == c["metrics"]["AP"]["t"]["p"]
+    assert "APl" not in c["metrics"]
+    assert "final_AP" not in c["metrics"]
+    assert c["metrics"]["AP"]["seeds_needed"]["1.0"] == 10  # sd is 1: one standard deviation
+    assert result["pooled"] == []
+
+
+def test_pooling_takes_each_data_sets_own_pairs(tmp_path):
+    runs = []
+    for dataset, gain in (("cells", 1.0), ("boards", 3.0)):
+        for seed in (0, 1):
+            runs += [run("stock", seed, 10, dataset), run("ours", seed, 10 + gain + seed, dataset)]
+    result = analyse(study(tmp_path, ("cells", "boards"), (0, 1)), runs)
+    (p,) = result["pooled"]
+    assert p["metrics"]["AP"]["means"] == {"cells": 1.5, "boards": 3.5}
+    assert p["metrics"]["AP"]["mean"] == 2.5
+
+
+def test_fairness_notices_what_differs(tmp_path):
+    runs = [run(a, s, 10.0) for a in ("stock", "ours") for s in (0, 1, 2)]
+    assert analyse(study(tmp_path), runs)["fairness"] == {
+        **{"pairs": 3, "same_start": 3, "same_batches": 3, "same_tool": 3},
+        "remarks": [],
+    }
+    other = [{"epoch": 1, "mAP": 1.0, "batches": "else"}]
+    runs[3] = run("ours", 0, 10.0, history=other, body="another", resumed=[1], threads=2)
+    found = analyse(study(tmp_path), runs)["fairness"]
+    assert (found["pairs"], found["same_start"], found["same_batches"], found["same_tool"]) == (3, 2, 2, 3)
+    text = " ".join(found["remarks"])
+    for part in (
+        "did not see the same batches",
+        "bodies differ",
+        "resumed at epoch 2, exactly",
+        "2 settings of threads",
+    ):
+        assert part in text
+
+
+def test_collect_names_the_missing_and_why(tmp_path):
+    s = study(tmp_path, seeds=(0, 1))
+    write_json(s.folder(s.datasets[0], ARMS[0], 0) / "result.json", run("stock", 0, 10.0))
+    write_json(s.folder(s.datasets[0], ARMS[1], 0) / "error.json", {"error": "ValueError: no"})
+    runs, missing = collect(s)
+    assert [r["arm"] for r in runs] == ["stock"]
+    assert {(m["arm"], m["seed"]): m["why"] for m in missing} == {
+        ("stock", 1): "not run",
+        ("ours", 0): "ValueError: no",
+        ("ours", 1): "not run",
+    }
+
+
+def results_of(s: Study, runs: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
+    """What `compare.carry_out` puts together, with made-up provenance and cost."""
+    cost = {a.name: {"parameters": 1000, "gflops": 1.0 + i, "head_share": 0.25} for i, a in enumerate(s.arms)}
+    cost["ours"]["latency_ratio"] = {"median": 1.2, "low": 1.1, "high": 1.3}
+    provenance = {"command": "tscode compare", "packages": {}, "python": "3", "git": None, "hardware": HARDWARE}
+    head = {"kind": s.kind, "weights": s.weights, "init": None, "train": s.train, "imgsz": 64, "notes": [], "tool": "t"}
+    head |= {"arms": [{"name": a.name, "label": a.label} for a in s.arms]}
+    head |= {"datasets": [d.as_dict() for d in s.datasets], "seeds": s.seeds, "optimizers": s.optimizers}
+    head |= {"provenance": provenance, "cost": cost, "missing": [], "runs": runs, **analyse(s, runs)}
+    return {**head, **changes}
+
+
+def test_the_report_says_it_all_and_no_path(tmp_path):
+    s = study(tmp_path, ("cells", "boards"))
+    runs = [
+        run(a, i, 10 + (i + 1) * k + i, d)
+        for d in ("cells", "boards")
+        for k, a in enumerate(("stock", "ours"))
+        for i in range(3)
+    ]
+    missing = [{"dataset": "cells", "arm": "ours", "seed": 9, "why": "OSError: disk | full"}]
+    write_report(
+        s, results_of(s, runs, missing=missing), layout=[("base", "stock"), ("both", "ours"), ("again", "ours")]
+    )
+    text = (tmp_path / "report.md").read_text()
+    page = (tmp_path / "report.html").read_text()
+    for part in ("+2.00 AP", "[-0.48, +4.48]", "3 of 3 seeds above", "could have resolved", "not told apart", "disk"):
+        assert part in text
+        assert part in page
+    assert text.index("| base |") < text.index("| both |") < text.index("| again |")
+    assert page.count("data:image/png;base64,") == text.count(".png)") == 5
+    assert "http" not in page.replace("https://www.w3.org", "")
+    assert "<script" not in page
+    for file in ("results.json", "report.md", "report.html"):
+        assert "/secret" not in (tmp_path / file).read_text()
+    assert read_json(tmp_path / "results.json")["comparisons"][0]["metrics"]["AP"]["values"] == [1, 2, 3]
+    assert {p.name for p in tmp_path.glob("*.png")} >= {"difference.png", "cls_loss_over_epochs.png"}
+
+
+def test_one_seed_is_not_made_to_say_anything(tmp_path):
+    s = study(tmp_path, seeds=(0,))
+    write_report(s, results_of(s, [run("stock", 0, 10.0), run("ours", 0, 12.0)]))
+    assert "+2.00 AP from one seed, which says nothing about chance" in (tmp_path / "report.md").read_text()
+
+
+def test_a_picked_epoch_is_confessed(tmp_path):
+    s = study(tmp_path)
+    s.weights = "best"
+    write_report(s, results_of(s, [run(a, i, 10.0 + i) for a in ("stock", "ours") for i in range(3)]))
+    assert "biased upwards" in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("values", "word"), [([1.0, 1.1, 0.9], "better"), ([-1.0, -1.1, -0.9], "worse"), ([1, -1, 0.2], "not told apart")]
+)
+def test_verdict_follows_the_interval(values, word):
+    from tscode_yolo.study.statistics import paired
+
+    assert f": {word}." in verdict(paired(values))

@@ -1,0 +1,141 @@
+"""``tscode ablate data=D grid=table1|table2|table3|FILE.yaml``: which part of a head helps.
+
+The machinery of ``tscode compare`` over a grid: each row is a mapping of options, written into the ``tscode:`` key of a
+copy of the base model's YAML. The three named grids are the rows of the paper's Tables 1 to 3, in its order, on a YOLO
+instead of the paper's detectors; a row that stands twice in a table is run once. A grid file::
+
+    base: yolo11n-tscode.yaml
+    rows:
+      - {label: no context, options: {sce: false, dpe: false}}     # the first row is the baseline
+      - {label: SCE, options: {dpe: false}}
+      - {label: the stock head, model: yolo11n.yaml}               # a row may be any other model
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ultralytics.nn.tasks import yaml_model_load
+
+from tscode_yolo.study.arguments import existing, take
+from tscode_yolo.study.compare import carry_out
+from tscode_yolo.study.plan import OWN_KEYS, Arm, make_study, resolve_model
+from tscode_yolo.study.profile import quiet_host
+from tscode_yolo.study.storage import write_whole
+
+DEFAULT_BASE = "yolo11n-tscode.yaml"
+_SCE = {"sce": True, "dpe": False}
+_BOTH = {"sce": True, "dpe": True}
+_NONE = {"sce": False, "dpe": False}
+
+# Rows of the paper, in its order: (label, options).
+GRIDS: dict[str, list[tuple[str, dict[str, Any]]]] = {
+    "table1": [
+        ("base", _NONE),
+        ("SCE", _SCE),
+        ("DPE", {"sce": False, "dpe": True}),
+        ("SCE + DPE", _BOTH),
+    ],
+    "table2": [
+        ("base", _NONE),
+        ("conv 3x3, without P_{l+1}", {**_SCE, "sce_down": "conv", "sce_kernel": 3, "sce_coarser": False}),
+        ("avg, with P_{l+1}", {**_SCE, "sce_down": "avg"}),
+        ("max 3x3, with P_{l+1}", {**_SCE, "sce_down": "max", "sce_kernel": 3}),
+        ("conv 3x3, with P_{l+1}", {**_SCE, "sce_down": "conv", "sce_kernel": 3}),
+        ("conv 3x3, with P_{l+1}", {**_SCE, "sce_down": "conv", "sce_kernel": 3}),
+        ("conv 5x5, with P_{l+1}", {**_SCE, "sce_down": "conv", "sce_kernel": 5}),
+        ("conv 7x7, with P_{l+1}", {**_SCE, "sce_down": "conv", "sce_kernel": 7}),
+    ],
+    "table3": [
+        ("P_l", _SCE),
+        ("P_{l+1}, P_l", {**_BOTH, "dpe_levels": [0, 1]}),
+        ("P_l, P_{l-1}", {**_BOTH, "dpe_levels": [-1, 0]}),
+        ("P_{l-1}", {**_BOTH, "dpe_levels": [-1]}),
+        ("P_{l+1}, P_l, P_{l-1}", {**_BOTH, "dpe_levels": [-1, 0, 1]}),
+        ("P_{l+2}, P_{l+1}, P_l, P_{l-1}", {**_BOTH, "dpe_levels": [-1, 0, 1, 2]}),
+    ],
+}
+
+
+def main(args: dict[str, Any]) -> int:
+    """Run the verb; 0 if every run finished, 1 if some are missing from the report."""
+    ours, theirs = take(args, (*OWN_KEYS, "grid", "base"), required=("data", "grid"))
+    base, rows = read_grid(str(ours["grid"]), ours.get("base"))
+    default = f"runs/study/ablate-{Path(str(ours['grid'])).stem}-{Path(base).stem}"
+    out = Path(ours.get("out") or default).absolute()
+    with quiet_host():
+        arms, layout = write_arms(base, rows, out / "models")
+        study = make_study("ablate", arms, {**ours, "out": str(out)}, theirs)
+    return carry_out(study, ours, theirs, layout)
+
+
+def read_grid(grid: str, base: str | None = None) -> tuple[str, list[dict[str, Any]]]:
+    """Base model and rows of a named grid or a grid file.
+
+    Args:
+        grid: a name of `GRIDS`, or a YAML file.
+        base: model YAML that overrides the grid's own.
+
+    Returns:
+        The base, and rows with ``label`` and either ``options`` or ``model``.
+
+    Raises:
+        ValueError: the file is no grid, or has fewer than two rows.
+        FileNotFoundError: neither a name nor a file.
+    """
+    if grid in GRIDS:
+        return base or DEFAULT_BASE, [{"label": label, "options": options} for label, options in GRIDS[grid]]
+    if not grid.endswith((".yaml", ".yml")):
+        raise ValueError(f"grid={grid}: expected {', '.join(GRIDS)} or a YAML file")
+    content = yaml.safe_load(existing("grid", grid).read_text(encoding="utf-8"))
+    rows = content.get("rows") if isinstance(content, dict) else None
+    if not isinstance(rows, list) or len(rows) < 2:
+        raise ValueError(f"grid={grid}: expected a mapping with 'rows', at least two of them, got {content!r:.80}")
+    for row in rows:
+        if not isinstance(row, dict) or "label" not in row or ("options" in row) == ("model" in row):
+            raise ValueError(f"grid={grid}: expected a row with 'label' and either 'options' or 'model', got {row!r}")
+        if unknown := set(row) - {"label", "options", "model"}:
+            raise ValueError(f"grid={grid}: unknown key {sorted(unknown)} in row {row['label']!r}")
+    return base or str(content.get("base", DEFAULT_BASE)), rows
+
+
+def write_arms(base: str, rows: list[dict[str, Any]], folder: Path) -> tuple[list[Arm], list[tuple[str, str]]]:
+    """Write one model YAML for each different row.
+
+    Args:
+        base: model YAML whose ``tscode:`` mapping the options change.
+        rows: of `read_grid`; the first is the baseline.
+        folder: for the YAMLs.
+
+    Returns:
+        One arm for each different row, and for every row its label and its arm's name.
+    """
+    content = scaled(base)
+    arms: list[Arm] = []
+    layout: list[tuple[str, str]] = []
+    seen: dict[str, str] = {}
+    for number, row in enumerate(rows, start=1):
+        key = repr(sorted(row.get("options", {"model": row.get("model")}).items()))
+        if key not in seen:
+            seen[key] = name = f"{Path(base).stem}-r{number:02d}"
+            if "model" in row:
+                arms.append(Arm(name, resolve_model(str(row["model"])), str(row["label"])))
+            else:
+                options = {**(content.get("tscode") or {}), **row["options"]}
+                file = folder / f"{name}.yaml"
+                text = yaml.safe_dump({**content, "tscode": options}, sort_keys=False)
+                write_whole(file, lambda p, t=text: p.write_text(t, encoding="utf-8"))  # type: ignore[misc]
+                arms.append(Arm(name, str(file), str(row["label"])))
+        layout.append((str(row["label"]), seen[key]))
+    return arms, layout
+
+
+def scaled(model: str) -> dict[str, Any]:
+    """Content of a model YAML with only the scale that its name asks for, so that no letter is needed any more."""
+    content = {k: v for k, v in yaml_model_load(resolve_model(model)).items() if k != "yaml_file"}
+    scale = content.pop("scale", "")
+    if scale and isinstance(content.get("scales"), dict) and scale in content["scales"]:
+        content["scales"] = {scale: content["scales"][scale]}
+    return content

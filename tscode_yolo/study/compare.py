@@ -1,0 +1,150 @@
+"""``tscode compare model=A baseline=B data=D``: is one detection head better than another, and at what cost?
+
+Any two Ultralytics detection models, each trained once a seed under the same conditions, judged by the same code, and
+compared seed by seed. `plan` settles the conditions, `engines` carries the runs out, `results` draws the conclusions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from ultralytics.nn.tasks import DetectionModel
+
+from tscode_yolo.study import flops
+from tscode_yolo.study.arguments import as_count, as_list, one_of, take
+from tscode_yolo.study.engines import outcome, run_local, run_ray
+from tscode_yolo.study.evaluation import coco_tool
+from tscode_yolo.study.plan import OWN_KEYS, Arm, Study, make_study, resolve_model, warm_label_caches, write_jobs
+from tscode_yolo.study.profile import pytorch_latency, quiet_host
+from tscode_yolo.study.progress import Progress
+from tscode_yolo.study.provenance import provenance
+from tscode_yolo.study.report import verdict, write_report
+from tscode_yolo.study.results import SCHEMA, analyse, collect
+from tscode_yolo.study.storage import read_json, sole_owner, write_json
+
+LATENCY_ROUNDS = 30
+
+
+def main(args: dict[str, Any]) -> int:
+    """Run the verb; 0 if every run finished, 1 if some are missing from the report."""
+    ours, theirs = take(args, (*OWN_KEYS, "model", "baseline"), required=("model", "baseline", "data"))
+    names = [str(ours["baseline"]), *map(str, as_list(ours["model"]))]
+    with quiet_host():
+        arms = [Arm(_stem(name), resolve_model(name)) for name in names]
+        study = make_study("compare", arms, ours, theirs)
+    return carry_out(study, ours, theirs)
+
+
+def carry_out(
+    study: Study, ours: dict[str, Any], theirs: dict[str, Any], layout: list[tuple[str, str]] | None = None
+) -> int:
+    """Do what a study has still to do, then write its report.
+
+    Args:
+        study: as settled.
+        ours: the study's own arguments, for the engine.
+        theirs: the host's; ``device`` is used.
+        layout: rows of an ablation's table; see `report.write_report`.
+
+    Returns:
+        0 if every run finished, else 1.
+    """
+    console = Console()
+    with sole_owner(study.out, patience=2.0), quiet_host():
+        folders = write_jobs(study)
+        todo = [f for f in folders if outcome(f) != "done"]
+        console.print(f"{len(folders)} runs, {len(folders) - len(todo)} already done; folder {study.out.name}")
+        states = run_jobs(study, todo, ours, theirs, console) if todo else {}
+        runs, missing = collect(study, states)
+        results = {**describe(study), "missing": missing, "cost": costs(study, ours.get("latency", True))}
+        results |= {**analyse(study, runs, float(ours.get("effect", 1.0))), "runs": runs}
+        write_report(study, results, layout)
+    for c in results["comparisons"]:
+        ap = c["metrics"].get("AP")
+        if ap and ap["t"]["low"] is not None:
+            console.print(
+                f"{c['arm']} against {c['baseline']} on {c['dataset']}: {verdict(ap)}", highlight=False, markup=False
+            )
+    for m in missing:
+        console.print(f"missing: {m['dataset']}, {m['arm']}, seed {m['seed']}: {m['why']}", style="red", markup=False)
+    console.print(f"report: {study.out / 'report.md'}", highlight=False)
+    return 1 if missing else 0
+
+
+def run_jobs(
+    study: Study, todo: Sequence[Any], ours: dict[str, Any], theirs: dict[str, Any], console: Console
+) -> dict[Any, str]:
+    """Hand the jobs to the engine the user chose, under a live table.
+
+    Raises:
+        ValueError: an engine's argument makes no sense.
+    """
+    engine = one_of("engine", ours.get("engine", "local"), ("local", "ray"))
+    workers = as_count("workers", ours.get("workers", 1))
+    threads = as_count("threads", ours["threads"]) if "threads" in ours else None
+    names = {f: f"{f.parent.parent.name}, {f.parent.name}, {f.name}" for f in todo}
+    cpus, gpus = float(ours.get("cpus", 1)), float(ours.get("gpus", 0))
+    if workers > 1 or engine == "ray":
+        warm_label_caches(study)
+    parallel = workers if engine == "local" else len(todo)
+    with Progress(names, parallel, study.train["epochs"], console) as progress:
+        if engine == "ray":
+            return run_ray(todo, cpus, gpus, ours.get("address"), progress.tick)
+        devices: list[str | None] = [str(d) for d in as_list(theirs.get("device"))] or [None]
+        return run_local(todo, workers, devices, progress.tick, threads)
+
+
+def describe(study: Study) -> dict[str, Any]:
+    """Head of ``results.json``: everything that decided the numbers; no path of this machine."""
+    return {
+        "schema": SCHEMA,
+        "kind": study.kind,
+        "provenance": provenance(),
+        "arms": [{"name": a.name, "label": a.label} for a in study.arms],
+        "datasets": [d.as_dict() for d in study.datasets],
+        "finals": {k: {**d.as_dict(), "split": split} for k, (d, split) in study.finals.items()},
+        "seeds": study.seeds,
+        "init": study.init.name if study.init else None,
+        "train": study.train,
+        "imgsz": study.train.get("imgsz", 640),
+        "optimizers": study.optimizers,
+        "last": study.last,
+        "every": study.every,
+        "weights": study.weights,
+        "confidence": study.confidence,
+        "notes": study.notes,
+        "tool": coco_tool(),
+    }
+
+
+def costs(study: Study, latency: bool = True) -> dict[str, dict[str, Any]]:
+    """Parameters, GFLOPs and latency ratio of each arm, kept in ``cost.json`` once measured.
+
+    Args:
+        study: as settled.
+        latency: measure it; off, only what is counted.
+    """
+    file, imgsz = study.out / "cost.json", int(study.train.get("imgsz", 640))
+    kept = read_json(file) or {}
+    nc = len(study.datasets[0].names)
+    nets = {a.name: DetectionModel(a.model, nc=nc, verbose=False) for a in study.arms}
+    base = study.arms[0].name
+    for name, net in nets.items():
+        if name not in kept:
+            c = flops.count(net, imgsz)
+            kept[name] = {k: c[k] for k in ("parameters", "deployed_parameters", "gflops", "second_counter")}
+            kept[name] |= {"head_share": c["head"]["gflops_share"], "head_levels": c["head"]["levels"]}
+        if latency and name != base and kept[name].get("latency_ratio") is None:
+            device = next(net.parameters()).device
+            row = pytorch_latency({name: net, base: nets[base]}, imgsz, [1], device, LATENCY_ROUNDS)[0]
+            kept[name]["latency_ratio"] = row["ratio"]
+    if latency:
+        kept[base]["latency_ratio"] = {"median": 1.0, "low": 1.0, "high": 1.0, "confidence": study.confidence}
+    write_json(file, kept)
+    return {a.name: kept[a.name] for a in study.arms}
+
+
+def _stem(name: str) -> str:
+    return name.replace("\\", "/").rpartition("/")[2].removesuffix(".yaml").removesuffix(".yml")

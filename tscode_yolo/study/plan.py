@@ -1,0 +1,287 @@
+"""What a study will do, settled before anything runs: arms, data sets, seeds, one set of train arguments for all."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ultralytics.cfg import DEFAULT_CFG_DICT, get_cfg
+from ultralytics.data import build_yolo_dataset
+from ultralytics.data.utils import check_det_dataset
+from ultralytics.nn.tasks import DetectionModel, load_checkpoint, yaml_model_load
+
+from tscode_yolo.study.arguments import as_count, as_list, as_seeds, existing, one_of
+from tscode_yolo.study.inventory import DataSet, read_dataset, require_unseen
+from tscode_yolo.study.start import transfer_body
+from tscode_yolo.study.storage import read_json, write_json
+
+OWN_KEYS = (
+    *("data", "epochs", "seeds", "init", "final", "final_split", "out", "last", "every", "weights"),
+    *("workers", "threads", "loader_workers", "engine", "cpus", "gpus", "address", "confidence", "effect", "latency"),
+)
+PATHS = ("model", "data", "init", "final_data")
+ADAM = ("Adam", "AdamW", "Adamax", "NAdam", "RAdam")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One row of a study: a model YAML under a name.
+
+    Attributes:
+        name: for tables and folders.
+        model: YAML, as the host is given it; the scale letter may be in the name.
+        label: what it is, for readers.
+    """
+
+    name: str
+    model: str
+    label: str = ""
+
+
+@dataclass
+class Study:
+    """Everything that decides the numbers of a study, and how it is carried out.
+
+    Attributes:
+        kind: ``compare`` or ``ablate``.
+        arms: the first is the baseline.
+        datasets: each trained on separately.
+        finals: data set name -> (data set, split) judged at the end only.
+        seeds: each arm runs once with each, on each data set.
+        init: checkpoint for everything below the head, or None.
+        train: the host's train arguments, the same for every run of a data set; see `settle_optimizer`.
+        optimizers: data set name -> the optimiser arguments settled for it.
+        last: epochs at the end whose AP is averaged.
+        every: validate each this many epochs.
+        weights: ``last`` or ``best``.
+        out: folder.
+        notes: what a reader must know of how the settings came about.
+    """
+
+    kind: str
+    arms: list[Arm]
+    datasets: list[DataSet]
+    finals: dict[str, tuple[DataSet, str]]
+    seeds: list[int]
+    init: Path | None
+    train: dict[str, Any]
+    optimizers: dict[str, dict[str, Any]]
+    last: int
+    every: int
+    weights: str
+    out: Path
+    confidence: float = 0.95
+    notes: list[str] = field(default_factory=list)
+
+    def folder(self, dataset: DataSet, arm: Arm, seed: int) -> Path:
+        """Folder of one run."""
+        return self.out / "runs" / dataset.name / arm.name / f"seed{seed}"
+
+
+def make_study(kind: str, arms: Sequence[Arm], ours: dict[str, Any], theirs: dict[str, Any]) -> Study:
+    """Settle a study from a verb's arguments.
+
+    Args:
+        kind: ``compare`` or ``ablate``.
+        arms: baseline first.
+        ours: the study's own arguments (`OWN_KEYS`).
+        theirs: the host's train arguments.
+
+    Raises:
+        ValueError: arguments that would make the comparison unfair or that make no sense.
+        FileNotFoundError: a file that is not there.
+    """
+    datasets = [read_dataset(d) for d in as_list(ours["data"])]
+    _require_unique("data", [d.name for d in datasets])
+    _require_unique("model", [a.name for a in arms])
+    train = _train_arguments(ours, theirs)
+    confidence = ours.get("confidence", 0.95)
+    if not (isinstance(confidence, float) and 0.5 <= confidence < 1):
+        raise ValueError(f"confidence={confidence!r}: expected a number from 0.5 to below 1")
+    study = Study(
+        kind=kind,
+        arms=list(arms),
+        datasets=datasets,
+        finals=_finals(ours, datasets),
+        seeds=as_seeds(ours.get("seeds", 5)),
+        init=existing("init", ours["init"]) if ours.get("init") else None,
+        train=train,
+        optimizers={},
+        last=min(as_count("last", ours.get("last", 5)), train["epochs"]),
+        every=as_count("every", ours.get("every", 1)),
+        weights=one_of("weights", ours.get("weights", "last"), ("last", "best")),
+        out=Path(ours.get("out") or f"runs/study/{arms[-1].name}-vs-{arms[0].name}").absolute(),
+        confidence=confidence,
+    )
+    for dataset in datasets:
+        study.optimizers[dataset.name], note = settle_optimizer(train, dataset)
+        study.notes += [note] if note not in study.notes else []
+    check_arms(study)
+    return study
+
+
+def settle_optimizer(train: dict[str, Any], dataset: DataSet) -> tuple[dict[str, Any], str]:
+    """Name the optimiser and its rates, by the host's own rule where the user does not.
+
+    The host's ``auto`` takes AdamW at a rate fitted to the number of classes for up to 10,000 iterations, and MuSGD
+    beyond. MuSGD triples the rate of parameters whose name is ``cv3``: heads with other names would be trained
+    otherwise. So beyond 10,000 iterations a study takes SGD, unless told MuSGD.
+
+    Returns:
+        ``optimizer``, ``lr0``, ``momentum``, ``warmup_bias_lr``; and a sentence for the report.
+    """
+    name = str(train.get("optimizer", "auto"))
+    nbs = train.get("nbs", DEFAULT_CFG_DICT["nbs"])
+    iterations = math.ceil(len(dataset.images["train"]) / max(train["batch"], nbs)) * train["epochs"]
+    note = f"optimiser {name} as given."
+    if name.lower() == "auto":
+        name = "SGD" if iterations > 10_000 else "AdamW"
+        note = f"optimiser {name}, settled once for all runs (the host's auto chooses at run time)."
+    adam = name.lower() in {a.lower() for a in ADAM}
+    rate = round(0.002 * 5 / (4 + len(dataset.names)), 6) if adam else 0.01
+    if name.lower() == "musgd":
+        note = "optimiser MuSGD as given: it triples the rate of parameters named cv3, in whichever head has them."
+    return {
+        "optimizer": name,
+        "lr0": train.get("lr0", rate),
+        "momentum": train.get("momentum", 0.9),
+        "warmup_bias_lr": train.get("warmup_bias_lr", 0.0 if adam else DEFAULT_CFG_DICT["warmup_bias_lr"]),
+    }, note
+
+
+def check_arms(study: Study) -> None:
+    """Build every arm once, with its weights from `init`, so that a wrong name fails now and not after an hour.
+
+    Raises:
+        ValueError: an arm is no YAML, or `init` does not cover it.
+    """
+    source = load_checkpoint(str(study.init))[0] if study.init else None
+    for arm in study.arms:
+        if not arm.model.endswith((".yaml", ".yml")):
+            raise ValueError(
+                f"model={arm.model}: expected a model YAML, for both heads start fresh; to start everything below them "
+                "from weights give init=weights.pt"
+            )
+        model = DetectionModel(arm.model, nc=len(study.datasets[0].names), verbose=False)
+        if source is not None:
+            transfer_body(source, model)
+
+
+def write_jobs(study: Study) -> list[Path]:
+    """Write ``job.json`` for every run of the study, seeds outermost, so that early results are pairs.
+
+    Returns:
+        Folders of the runs.
+
+    Raises:
+        ValueError: a folder holds a run with other settings.
+    """
+    init_hash = _file_hash(study.init) if study.init else None
+    models = {a.name: _model_hash(a.model) for a in study.arms}
+    folders = []
+    for seed in study.seeds:
+        for dataset in study.datasets:
+            final, split = study.finals.get(dataset.name, (None, None))
+            for arm in study.arms:
+                job = {
+                    "arm": arm.name,
+                    "model": arm.model,
+                    "model_sha256": models[arm.name],
+                    "dataset": dataset.name,
+                    "data": str(dataset.yaml),
+                    "data_sha256": dataset.sha256,
+                    "init": str(study.init) if study.init else None,
+                    "init_sha256": init_hash,
+                    "seed": seed,
+                    "train": {**study.train, **study.optimizers[dataset.name]},
+                    "last": study.last,
+                    "every": study.every,
+                    "weights": study.weights,
+                    "final_data": str(final.yaml) if final else None,
+                    "final_sha256": final.sha256 if final else None,
+                    "final_split": split,
+                }
+                folders.append(_write_job(study.folder(dataset, arm, seed), job))
+    return folders
+
+
+def warm_label_caches(study: Study) -> None:
+    """Let the host scan each split's labels once, before several processes would write the same cache at once."""
+    for dataset in {d.yaml: d for d in [*study.datasets, *(f for f, _ in study.finals.values())]}.values():
+        info = check_det_dataset(str(dataset.yaml))
+        cfg: Any = get_cfg(overrides={"imgsz": study.train.get("imgsz", 640), "task": "detect"})
+        for split in dataset.images:
+            build_yolo_dataset(cfg, info[split], study.train["batch"], info, mode="val")
+
+
+def resolve_model(name: str) -> str:
+    """A model argument as a fresh process can use it: absolute if it names a file here, else as the host knows it."""
+    here = str(Path(name).expanduser().absolute())
+    try:
+        yaml_model_load(here)
+    except FileNotFoundError:
+        return name
+    return here
+
+
+def _train_arguments(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+    """The host's arguments of every run, but for the optimiser; the device is left to the engine."""
+    batch = theirs.get("batch", DEFAULT_CFG_DICT["batch"])
+    if not (isinstance(batch, int) and batch >= 1):
+        raise ValueError(f"batch={batch!r}: expected a whole number >= 1; a batch found by memory may differ by head")
+    if len(as_list(theirs.get("device"))) > 1 and ours.get("workers", 1) == 1:
+        raise ValueError("device=: expected one device a run; with workers=N a list is dealt out to the processes")
+    train = {k: v for k, v in theirs.items() if k != "device"}  # where a run takes place does not decide what it is
+    train |= {"epochs": as_count("epochs", ours.get("epochs", DEFAULT_CFG_DICT["epochs"])), "batch": batch}
+    train |= {"deterministic": True, "patience": 0, "plots": False, "val": True, "save": True, "pretrained": False}
+    train |= {"workers": as_count("loader_workers", ours.get("loader_workers", DEFAULT_CFG_DICT["workers"]), 0)}
+    return train
+
+
+def _finals(ours: dict[str, Any], datasets: list[DataSet]) -> dict[str, tuple[DataSet, str]]:
+    given = [read_dataset(f) for f in as_list(ours.get("final"))]
+    if given and len(given) != len(datasets):
+        raise ValueError(f"final=: expected one for each of {len(datasets)} data sets, got {len(given)}")
+    split = one_of("final_split", ours.get("final_split", "val"), ("train", "val", "test"))
+    finals = {}
+    for final, dataset in zip(given, datasets, strict=False):
+        require_unseen(final, split, dataset)
+        finals[dataset.name] = (final, split)
+    return finals
+
+
+def _require_unique(key: str, names: list[str]) -> None:
+    twice = {n for n in names if names.count(n) > 1}
+    if twice:
+        raise ValueError(f"{key}=: expected different names, got {sorted(twice)} twice; rename a file or its folder")
+
+
+def _write_job(folder: Path, job: dict[str, Any]) -> Path:
+    """Write a job, or make sure that the one already there is the same (places of files aside)."""
+    old = read_json(folder / "job.json")
+    if old is not None:
+        changed = [k for k in job if k not in PATHS and old.get(k) != job[k]]
+        if "train" in changed:
+            a, b = old.get("train", {}), job["train"]
+            changed = [k for k in changed if k != "train"] + sorted(k for k in {*a, *b} if a.get(k) != b.get(k))
+        if changed:
+            raise ValueError(
+                f"out=: {folder.parent.parent.name}/{folder.parent.name}/{folder.name} holds a run with another "
+                f"{', '.join(changed)}; choose another out=, or delete the folder to start again"
+            )
+    write_json(folder / "job.json", job)
+    return folder
+
+
+def _file_hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _model_hash(model: str) -> str:
+    """Hash of a model YAML's content as the host reads it (with its scale), wherever the file lies."""
+    content = {k: v for k, v in yaml_model_load(model).items() if k != "yaml_file"}
+    return hashlib.sha256(repr(sorted(content.items(), key=lambda kv: kv[0])).encode()).hexdigest()

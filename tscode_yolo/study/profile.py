@@ -1,0 +1,283 @@
+"""``tscode profile model=A [baseline=B]``: what a model costs, on paper and on this machine, and how much is head.
+
+Milliseconds depend on the machine and on what else it does; with a baseline, both are run in turns and the ratio is
+what is quoted. See `flops`, `latency` and `memory` for how each number comes about.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+from ultralytics import YOLO
+from ultralytics.cfg import get_cfg
+from ultralytics.nn.autobackend import AutoBackend
+from ultralytics.nn.tasks import DetectionModel, load_checkpoint
+from ultralytics.utils import LOGGER
+
+from tscode_yolo.study import flops, latency
+from tscode_yolo.study.arguments import as_count, as_list, one_of, take_only
+from tscode_yolo.study.memory import peak_memory
+from tscode_yolo.study.profile_tables import show
+from tscode_yolo.study.provenance import provenance
+from tscode_yolo.study.storage import write_json
+
+KEYS = ("model", "baseline", "imgsz", "formats", "json", "nc", "device", "rounds", "batches", "train_batch")
+FORMATS = {"pytorch": (), "onnx": ("onnx", "onnxruntime"), "openvino": ("openvino",)}  # format -> modules it needs
+OBJECTS = 8  # drawn boxes an image of the training step's batch
+
+
+def main(args: dict[str, Any]) -> int:
+    """Run the verb: print the tables, write ``json=FILE`` if asked."""
+    given = take_only(args, KEYS, required=("model",))
+    file = given.pop("json", None)
+    report = profile(**given)
+    console = Console()
+    show(report, console if console.is_terminal else Console(width=120))
+    if file:
+        write_json(Path(str(file)), report)
+    return 0
+
+
+def profile(
+    model: str,
+    baseline: str | None = None,
+    *,
+    imgsz: int = 640,
+    formats: str | list[str] = "pytorch",
+    nc: int | None = None,
+    device: str | int | None = None,
+    rounds: int = 30,
+    batches: Any = (1, 8),
+    train_batch: int = 4,
+) -> dict[str, Any]:
+    """Measure one model, or two in turns.
+
+    Args:
+        model: YAML or checkpoint of a detection model.
+        baseline: another one to compare with.
+        imgsz: side of the square input in pixels.
+        formats: among `FORMATS`; those whose packages are missing are reported as skipped.
+        nc: number of classes of models built from YAML; theirs by default.
+        device: of torch; CUDA if there is one, else the CPU.
+        rounds: of timing.
+        batches: batch sizes of the latencies.
+        train_batch: batch size of the training step.
+
+    Returns:
+        ``models``: name -> `flops.count`; ``latency``: one row for each format, batch and part (model or head);
+        ``training``: time and peak memory of a step; ``skipped``; ``provenance``. No path of this machine.
+
+    Raises:
+        ValueError: an argument that makes no sense, or a model that does not detect.
+    """
+    wanted = [one_of("formats", f, tuple(FORMATS)) for f in as_list(formats)]
+    as_count("imgsz", imgsz, 32)
+    as_count("rounds", rounds, 2)
+    where = _device(device)
+    names = [Path(n).stem for n in (model, baseline) if n]
+    if baseline and names[0] == names[1]:
+        names[1] += " (baseline)"
+    nets = {n: load(f, nc).to(where) for n, f in zip(names, (model, baseline), strict=False) if f}
+    report = _head_of_report(nets, names, imgsz, where)
+    sizes = [as_count("batches", b) for b in as_list(batches)]
+    if "pytorch" in wanted:
+        report["latency"] += pytorch_latency(nets, imgsz, sizes, where, rounds)
+    for fmt in (f for f in wanted if f != "pytorch"):
+        if missing := [m for m in FORMATS[fmt] if find_spec(m) is None]:
+            report["skipped"][fmt] = f"not installed: {', '.join(missing)}"
+        else:
+            report["latency"] += exported_latency(nets, fmt, imgsz, sizes, rounds)
+    report["training"] = training_cost(nets, imgsz, train_batch, where, max(rounds // 3, 6))
+    return {**report, "provenance": provenance()}
+
+
+def _device(device: str | int | None) -> torch.device:
+    """The device asked for (``0`` and ``"0"`` are the first GPU), or CUDA if there is one, or the CPU."""
+    if device is None:
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    return torch.device(f"cuda:{device}" if str(device).isdigit() else str(device))
+
+
+def _head_of_report(
+    nets: dict[str, DetectionModel], names: list[str], imgsz: int, where: torch.device
+) -> dict[str, Any]:
+    """What was measured, where, and everything that is counted rather than timed."""
+    return {
+        "imgsz": imgsz,
+        "model": names[0],
+        "baseline": names[1] if len(names) > 1 else None,
+        "device": torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "amp": where.type == "cuda",
+        "models": {n: flops.count(net, imgsz) for n, net in nets.items()},
+        "latency": [],
+        "skipped": {},
+    }
+
+
+def load(name: str, nc: int | None = None) -> DetectionModel:
+    """A detection model from a YAML (random weights) or a checkpoint.
+
+    Raises:
+        ValueError: it is a model of another task.
+    """
+    if name.endswith((".yaml", ".yml")):
+        net: Any = DetectionModel(name, nc=nc, verbose=False)
+    else:
+        net = load_checkpoint(name)[0].float()
+    net.args = get_cfg()
+    if not isinstance(net, DetectionModel) or getattr(_head(net), "nl", 0) < 1:
+        raise ValueError(f"{name}: expected a detection model, got {type(net).__name__}; give a detect YAML or weights")
+    return net
+
+
+def pytorch_latency(
+    nets: dict[str, DetectionModel], imgsz: int, batches: list[int], device: torch.device, rounds: int
+) -> list[dict[str, Any]]:
+    """Time of model and head alone, fused and in eval mode, as `timed` rows; the head gets maps that the model made."""
+    ready = {name: flops.deployed(net) for name, net in nets.items()}
+    rows = []
+    for batch in batches:
+        image = torch.rand(batch, 3, imgsz, imgsz, device=device)
+        whole = {name: _inference(net, partial(_same, image), device) for name, net in ready.items()}
+        heads = {n: _inference(_head(net), _head_input(net, image), device) for n, net in ready.items()}
+        rows.append(timed("pytorch", "model", batch, whole, device, rounds))
+        rows.append(timed("pytorch", "head", batch, heads, device, rounds))
+    return rows
+
+
+def exported_latency(
+    nets: dict[str, DetectionModel], fmt: str, imgsz: int, batches: list[int], rounds: int
+) -> list[dict[str, Any]]:
+    """Time of the exported models in their runtime, on the CPU, through the host's own backend."""
+    device, rows = torch.device("cpu"), []
+    with quiet_host(), tempfile.TemporaryDirectory() as folder:
+        for batch in batches:
+            calls = {}
+            for i, (name, net) in enumerate(nets.items()):
+                weights = Path(folder) / f"m{i}b{batch}.pt"
+                torch.save({"model": deepcopy(net).cpu().float(), "train_args": {"task": "detect"}}, weights)
+                exported = YOLO(str(weights)).export(format=fmt, imgsz=imgsz, batch=batch, device="cpu", verbose=False)
+                image = torch.rand(batch, 3, imgsz, imgsz)
+                calls[name] = _inference(AutoBackend(exported, device=device), partial(_same, image), device)
+            rows.append(timed(fmt, "model", batch, calls, device, rounds))
+    return rows
+
+
+@contextmanager
+def quiet_host() -> Iterator[None]:
+    """Keep the host's own talk out of our tables; warnings pass."""
+    level = LOGGER.level
+    LOGGER.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        LOGGER.setLevel(level)
+
+
+def timed(
+    fmt: str, part: str, batch: int, calls: dict[str, Callable[[], object]], device: torch.device, rounds: int
+) -> dict[str, Any]:
+    """Time calls in turns and describe them; the second name, if any, is the baseline."""
+    times = latency.time_in_turns(calls, device, rounds)
+    first, *rest = times
+    row: dict[str, Any] = {"format": fmt, "part": part, "batch": batch}
+    row["ms"] = {name: latency.describe(ms) for name, ms in times.items()}
+    row["ratio"] = latency.ratio(times[first], times[rest[0]]) if rest else None
+    return row
+
+
+def training_cost(
+    nets: dict[str, DetectionModel], imgsz: int, batch: int, device: torch.device, rounds: int
+) -> dict[str, Any]:
+    """Time and peak memory of a training step (forward, loss, backward, SGD) on drawn boxes, models in turns."""
+    steps = {name: training_step(net, imgsz, batch, device) for name, net in nets.items()}
+    for step in steps.values():
+        step()  # the first step makes gradients, momentum and the loss object
+    peaks = {
+        name: peak_memory(step, iter([*nets[name].parameters(), *nets[name].buffers()]), device)
+        for name, step in steps.items()
+    }
+    row = timed("pytorch", "training step", batch, steps, device, rounds)
+    first, *rest = peaks
+    row["peak_bytes"] = peaks
+    row["peak_ratio"] = peaks[first] / peaks[rest[0]] if rest else None
+    return row
+
+
+def training_step(net: DetectionModel, imgsz: int, batch: int, device: torch.device) -> Callable[[], object]:
+    """One optimiser step as a call without arguments; mixed precision on CUDA."""
+    net.train().requires_grad_(True)
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-6, momentum=0.9)
+    scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
+    generator = torch.Generator().manual_seed(0)
+    centre = torch.rand(batch * OBJECTS, 2, generator=generator) * 0.6 + 0.2
+    size = torch.rand(batch * OBJECTS, 2, generator=generator) * 0.3 + 0.05
+    data: dict[str, Tensor] = {
+        "img": torch.rand(batch, 3, imgsz, imgsz, generator=generator).to(device),
+        "cls": torch.zeros(batch * OBJECTS, 1, device=device),
+        "bboxes": torch.cat([centre, size], 1).to(device),
+        "batch_idx": torch.arange(batch, device=device).repeat_interleave(OBJECTS).float(),
+    }
+
+    def step() -> None:
+        with torch.autocast(device.type, enabled=device.type == "cuda"):
+            loss = net(data)[0].sum()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+
+    return step
+
+
+def _inference(net: nn.Module, make_input: Callable[[], Any], device: torch.device) -> Callable[[], object]:
+    """A forward pass without gradients as a call without arguments; mixed precision on CUDA."""
+
+    def run() -> object:
+        with torch.inference_mode(), torch.autocast(device.type, enabled=device.type == "cuda"):
+            return net(make_input())
+
+    return run
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _head(net: DetectionModel) -> nn.Module:
+    layers: Any = net.model
+    return layers[-1]
+
+
+def _head_input(net: DetectionModel, image: Tensor) -> Callable[[], list[Tensor]]:
+    """The maps that reach the head for `image`, in a new list each time, for heads write into theirs.
+
+    Not by a hook: a head may show its hooks fewer maps than it reads (ours hides C2 from the host's trackers).
+    """
+    caught: list[Tensor] = []
+    head = _head(net)
+    forward = head.forward
+
+    def catch(maps: list[Tensor]) -> Any:
+        caught.extend(maps)
+        return forward(maps)
+
+    head.forward = catch  # type: ignore[method-assign]
+    try:
+        with torch.inference_mode(), torch.autocast(image.device.type, enabled=image.device.type == "cuda"):
+            net(image)
+    finally:
+        del head.forward
+    return lambda: list(caught)

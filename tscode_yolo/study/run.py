@@ -1,0 +1,117 @@
+"""One run of a study, in a process of its own: ``python -m tscode_yolo.study.run FOLDER``.
+
+The folder holds ``job.json``. The process ends with ``result.json``, or with ``error.json`` and a status other than 0.
+Killed at any point and started again it goes on from its last epoch; started again when done, it does nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from tscode_yolo.study.storage import read_json, sole_owner, write_json
+
+ORPHAN_CHECK_S = 1.0
+
+
+def main(argv: list[str]) -> int:
+    """Do the job in ``argv[0]``; ``argv[1]``, JSON, holds what this machine lends it (see `execute`)."""
+    folder, lent = Path(argv[0]), json.loads(argv[1]) if len(argv) > 1 else {}
+    _stop_with_parent()
+    try:
+        with sole_owner(folder):
+            if read_json(folder / "result.json") is None:
+                write_json(folder / "result.json", execute(folder, lent))
+            (folder / "error.json").unlink(missing_ok=True)
+    except Exception as e:
+        traceback.print_exc()
+        error = f"{type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}"
+        write_json(folder / "error.json", {"error": error, "traceback": traceback.format_exc()})
+        return 1
+    return 0
+
+
+def execute(folder: Path, lent: dict[str, Any]) -> dict[str, Any]:
+    """Train and judge one run.
+
+    Args:
+        folder: of the run, with ``job.json`` (`plan.Job`) inside.
+        lent: ``cores`` (list of core numbers), ``threads`` and ``device``, each optional.
+
+    Returns:
+        The run's record: who it was, its metrics, its history and what it took.
+    """
+    if lent.get("cores") and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, lent["cores"])
+    from tscode_yolo.study.evaluation import evaluate
+    from tscode_yolo.study.provenance import hardware
+    from tscode_yolo.study.trainer import StudyTrainer
+
+    job = read_json(folder / "job.json")
+    args = {**job["train"], "model": job["model"], "data": job["data"], "seed": job["seed"]}
+    args |= {"project": str(folder), "name": "train", "exist_ok": True}
+    if lent.get("device") is not None:
+        args["device"] = lent["device"]
+    options = {k: job[k] for k in ("init", "last", "every")}
+    best = job["weights"] == "best"
+    trainer = StudyTrainer(overrides=args, threads=lent.get("threads"), keep_best=best, **options)
+    record = _trained(trainer, folder)
+    started = time.monotonic()
+    weights = trainer.best if best else trainer.last
+    metrics = evaluate(weights, Path(job["data"]), "val", args, folder / "train")
+    final = job["final_data"] and evaluate(weights, Path(job["final_data"]), job["final_split"], args, folder / "train")
+    trainer.state_file.unlink(missing_ok=True)
+    return {
+        **{k: job[k] for k in ("arm", "dataset", "seed", "weights")},
+        **metrics,
+        "final": final,
+        "averaged": average_last([h["coco"] for h in record["history"] if "coco" in h]),
+        **record,
+        "wall_s": sum(h["seconds"] for h in record["history"]) + time.monotonic() - started,
+        "threads": lent.get("threads"),
+        "device": str(trainer.device),
+        "hardware": hardware(),
+    }
+
+
+def average_last(epochs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean of each COCO number over the last epochs: less noise than one epoch, and nothing is picked."""
+    if not epochs:
+        return {"epochs": 0}
+    keys = [k for k in epochs[0] if all(e[k] is not None for e in epochs)]
+    return {"epochs": len(epochs), **{k: sum(e[k] for e in epochs) / len(epochs) for k in keys}}
+
+
+def _trained(trainer: Any, folder: Path) -> dict[str, Any]:
+    """Train, unless an earlier process has, and return what the trainer recorded."""
+    from tscode_yolo.study.trainer import RECORD
+
+    record = read_json(folder / "trained.json")
+    if record is None:
+        if not trainer.already_trained():
+            trainer.train()
+        record = {k: getattr(trainer, k) for k in RECORD}
+        write_json(folder / "trained.json", record)
+    return record
+
+
+def _stop_with_parent() -> None:
+    """End this process soon after its parent has ended: a killed study must not leave runs behind."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(ORPHAN_CHECK_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,68 @@
+"""What a run starts from: the random state of each epoch, and the weights below the head."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """One seed for each epoch of each run (epoch -1: building the model), far from its neighbours."""
+    digest = hashlib.blake2b(f"{seed}/{epoch}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "little")
+
+
+def seed_everything(seed: int, epoch: int) -> None:
+    """Set Python's, numpy's and torch's random state to the epoch's."""
+    value = epoch_seed(seed, epoch)
+    random.seed(value)
+    np.random.seed(value)
+    torch.manual_seed(value)
+
+
+def weights_of(model: nn.Module) -> dict[str, Any]:
+    """State of the network alone: a loss object that is a module hangs on the host's model, and is kept apart."""
+    return {k: v for k, v in model.state_dict().items() if not k.startswith("criterion.")}
+
+
+def body_names(model: nn.Module) -> list[str]:
+    """Names of the tensors below the head: those of every layer but the last of a host model."""
+    layers: Any = model.model
+    head = f"model.{len(layers) - 1}."
+    return [name for name in weights_of(model) if not name.startswith(head)]
+
+
+def transfer_body(source: nn.Module, target: nn.Module) -> tuple[int, int]:
+    """Copy every tensor below the head from one host model to another, by name and shape.
+
+    Returns:
+        Tensors copied, tensors below the target's head; they are equal.
+
+    Raises:
+        ValueError: one is missing in `source` or has another shape.
+    """
+    given = {name: source.state_dict()[name] for name in body_names(source)}
+    wanted = {name: target.state_dict()[name].shape for name in body_names(target)}
+    missing = [n for n, shape in wanted.items() if n not in given or given[n].shape != shape]
+    if missing:
+        raise ValueError(
+            f"init: expected weights for all {len(wanted)} tensors below the head, got {len(wanted) - len(missing)} "
+            f"(first without: {missing[0]}); give a checkpoint of the same family and scale, or none"
+        )
+    target.load_state_dict({name: given[name].float() for name in wanted}, strict=False)
+    return len(wanted), len(wanted)
+
+
+def body_fingerprint(model: nn.Module) -> str:
+    """Digest of all weights below the head: equal for two runs that start alike."""
+    state = model.state_dict()
+    digest = hashlib.blake2b(digest_size=16)
+    for name in body_names(model):
+        digest.update(name.encode())
+        digest.update(state[name].detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
