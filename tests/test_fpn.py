@@ -205,6 +205,7 @@ def test_without_finer_the_head_reads_p3_to_p7():
 
 def test_the_pyramid_serves_a_stock_head(images):
     d = small()
+    del d["tscode"]  # options of a head that is not there are refused
     d["head"] = [*([0, 1, "Index", [256, i]] for i in (1, 2, 3)), [[1, 2, 3], 1, "Detect", ["nc"]]]
     model = build(d)
     assert model.stride.tolist() == [8, 16, 32]
