@@ -20,10 +20,10 @@ VARIANTS = {
     "without C2": {"finer": False},
     "paper": {
         "preset": "paper",
-        "sce_width": 32,
-        "dpe_width": 32,
+        "sce_width": 64,  # more than GroupNorm's 32 groups, which cannot normalise one value each (a 1x1 map)
+        "dpe_width": 64,
         "cls_width": 64,
-        "box_width": 32,
+        "box_width": 64,
         "box_depth": 3,
     },
     "sce alone": {"dpe": False},
