@@ -1,0 +1,57 @@
+"""On real images, weights and video, where ../shared is beside the repository."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from test_commands import rows, yolo
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def coco128(installed, shared) -> Path:
+    """data.yaml of a copy, since the host writes label caches beside the labels."""
+    copy = installed / "coco128"
+    shutil.copytree(shared / "data/coco128", copy, copy_function=shutil.copyfile)
+    return copy / "data.yaml"
+
+
+@pytest.fixture(scope="module")
+def trained(installed, shared, coco128) -> dict[str, Path]:
+    """Weights of one epoch on coco128 from the restored weights, by family."""
+    best = {}
+    for family in ("yolo11n", "yolo26n"):
+        weights = shared / f"weights/{family}-restored.pt"
+        options = (f"pretrained={weights}", "epochs=1", "imgsz=160", "batch=16", "workers=0", "device=cpu")
+        out = yolo(installed, "train", f"model={family}-tscode.yaml", f"data={coco128}", f"name={family}", *options)
+        assert "(100 %)" in out
+        best[family] = installed / f"runs/detect/{family}/weights/last.pt"
+    return best
+
+
+@pytest.mark.parametrize("family", ["yolo11n", "yolo26n"])
+def test_training_on_coco128_starts_from_official_weights(installed, trained, coco128, family):
+    losses = rows(installed / f"runs/detect/{family}/results.csv")[-1]
+    assert 0 < losses["train/box_loss"] < 10
+    out = yolo(
+        installed, "val", f"model={trained[family]}", f"data={coco128}", "imgsz=160", "device=cpu", "plots=False"
+    )
+    assert "128        898" in out  # every image and box of val was judged
+
+
+@pytest.mark.parametrize("tracker", ["bytetrack", "botsort with ReID"])
+def test_tracking_the_real_video(installed, shared, trained, tracker):
+    from ultralytics.utils import ROOT
+
+    config = "bytetrack.yaml"
+    if tracker != "bytetrack":
+        config = installed / "reid.yaml"
+        text = (ROOT / "cfg/trackers/botsort.yaml").read_text()
+        config.write_text(text.replace("with_reid: False", "with_reid: True"))
+    video = shared / "data/video/bikes.mp4"
+    options = ("imgsz=160", "conf=0.01", "device=cpu", "vid_stride=5")
+    out = yolo(installed, "track", f"model={trained['yolo11n']}", f"source={video}", f"tracker={config}", *options)
+    assert "(frame 50/50)" in out or "(frame 250/250)" in out
