@@ -34,7 +34,16 @@ def test_values_outside_their_choices_are_refused(options, message):
 
 
 @pytest.mark.parametrize(
-    "options", [{"sce": 1}, {"cls_depth": 0}, {"cls_depth": 2.0}, {"cls_width": True}, {"dpe_levels": 1}, {"norm": 3}]
+    "options",
+    [
+        {"sce": 1},
+        {"cls_depth": 0},
+        {"cls_depth": 2.0},
+        {"cls_width": True},
+        {"cls_width": 2},
+        {"dpe_levels": 1},
+        {"norm": 3},
+    ],
 )
 def test_values_of_the_wrong_type_are_refused(options):
     with pytest.raises(TypeError, match=f"tscode option {next(iter(options))}="):

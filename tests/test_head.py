@@ -233,9 +233,22 @@ def test_what_a_hook_returns_replaces_the_predicted_levels(make_head, pyramid):
     assert_close(head(list(x))[0], make_head_like(head)([x[0], *zeros])[0])
 
 
+def test_hooks_that_want_keywords_see_the_predicted_levels_too(make_head, pyramid):
+    head, x, seen = make_head().eval(), pyramid(), []
+
+    def hook(module, args, kwargs):
+        seen.append(len(args[0]))
+        return args, kwargs
+
+    head.register_forward_pre_hook(hook, with_kwargs=True)
+    assert_close(head(list(x))[0], make_head_like(head)(list(x))[0])
+    assert seen == [3]
+
+
 def make_head_like(head: TSCODEDetect) -> TSCODEDetect:
     twin = copy.deepcopy(head)
     twin._forward_pre_hooks.clear()
+    twin._forward_pre_hooks_with_kwargs.clear()
     return twin
 
 
@@ -273,13 +286,30 @@ def test_tracing_at_one_size_gives_the_graph_of_another(make_head, pyramid, end2
     assert_close(traced(*odd), head.forward_head(list(odd), **branch)["scores"])
 
 
+@pytest.mark.parametrize("train", [True, False])
+def test_group_norm_works_on_a_single_cell_at_any_width(make_head, pyramid, train):
+    """32 channels in 32 groups would be one value a group on a 1x1 map, which torch refuses."""
+    head = make_head(norm="gn", sce_width=32, dpe_width=64, cls_width=40, box_width=32).train(train)
+    out = head(pyramid(32, 32, 1))
+    scores = (out if train else out[1])["scores"]
+    assert torch.isfinite(scores).all()
+    groups = {m.num_channels: m.num_groups for m in head.modules() if isinstance(m, torch.nn.GroupNorm)}
+    assert (groups[32], groups[64], groups[40]) == (16, 32, 8)
+
+
+def test_the_class_branch_does_not_change_shape_with_the_number_of_classes():
+    ch = (32, 64, 128, 256)
+    few, many = (TSCODEDetect(nc, ch=ch, options={"finer": True}) for nc in (3, 80))
+    classes = tuple(many.class_convs())
+    for (name, a), b in zip(few.state_dict().items(), many.state_dict().values()):
+        assert a.shape == b.shape or name.startswith(classes), name
+
+
 def test_errors_name_what_was_expected(make_head, pyramid):
     with pytest.raises(ValueError, match="at least 2 predicted levels after the finer map, got inputs with channels"):
         TSCODEDetect(5, ch=(8, 16), options={"finer": True})
     with pytest.raises(ValueError, match="sharing over levels needs the same channels on all of them"):
         TSCODEDetect(5, ch=(8, 16, 32), options={"share_down": True, "sce_width": None})
-    with pytest.raises(ValueError, match="GroupNorm needs a multiple of 32, got 40"):
-        TSCODEDetect(5, ch=(32, 32), options={"norm": "gn", "cls_width": 40})
     head = TSCODEDetect(5, ch=CHANNELS[1:], options={})
     with pytest.raises(ValueError, match="expected 3 input maps, got 4"):
         head(pyramid())

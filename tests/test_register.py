@@ -89,6 +89,8 @@ def test_a_built_model_is_what_the_host_expects():
         ([[[4], 1, "TSCODEDetect", ["nc"]]], r"reads at least 2 layers, its row names \[4\]"),
         ([[[3, 4], 1, "TSCODEDetect", ["nc", {"finer": True}]]], "at least 2 predicted levels after the finer map"),
         ([[[2, 3, 4], 1, "TSCODEDetect", ["nc", 16]]], r"the arguments of TSCODEDetect are \[nc\] or"),
+        ([[[2, 3, 4], 1, "TSCODEdetect", ["nc"]]], "unknown layer 'TSCODEdetect'; did you mean 'TSCODEDetect'"),
+        ([[[2, 3, 4], 1, "TSCODEDetect", ["nc", {"quality": "iou"}]]], "the host's loss does not train that branch"),
         ([[[2, 4], 1, "TSCODEDetect", ["nc"]]], r"consecutive levels.*input 0 is 32x32 and input 1 is 8x8"),
         ([[[2, 3, 4], 1, "TSCODEDetect", ["nc"]], [-1, 1, "nn.Identity", []]], "must be the last row of `head:`"),
     ],
@@ -98,10 +100,26 @@ def test_a_wrong_row_gets_one_clear_error(head, message):
         tasks.DetectionModel(tiny(head=head), verbose=False)
 
 
-@pytest.mark.parametrize("task", ["segment", "pose", "obb"])
+@pytest.mark.parametrize("task", ["segment", "pose", "obb", "classify"])
 def test_a_model_of_another_task_is_refused(task, tmp_path):
     with pytest.raises(ValueError, match="has a TSCODEDetect head, which does task=detect"):
         YOLO("yolo11n-tscode.yaml", task=task)
+
+
+def test_rtdetr_and_world_models_are_refused():
+    for model in (tasks.RTDETRDetectionModel, tasks.WorldModel):
+        with pytest.raises(ValueError, match=f"plain DetectionModel; asked for was a {model.__name__}"):
+            model("yolo11n-tscode.yaml", verbose=False)
+
+
+def test_unregistered_stays_unregistered(tmp_path):
+    code = (
+        "import tscode_yolo.register as r; r.unregister()\n"
+        "import ultralytics.nn.tasks as t, ultralytics.data.utils as u\n"
+        "off = hasattr(t.parse_model, '__wrapped__') or hasattr(u.check_file, '__wrapped__'); r.register()\n"
+        "print(off, hasattr(t.parse_model, '__wrapped__') and hasattr(u.check_file, '__wrapped__'))"
+    )
+    assert fresh_python(code, tmp_path, PYTHONPATH=str(REPO)).splitlines()[-1] == "False True"
 
 
 @pytest.mark.parametrize(

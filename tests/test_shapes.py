@@ -60,6 +60,21 @@ def test_a_run_that_breaks_leaves_nothing_behind(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_is_not_ours_is_left_alone(tmp_path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/precious.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="was not made by tscode_yolo, so it is left alone"):
+        shapes.make_shapes(tmp_path / "set", {"train": 2})
+    assert (tmp_path / "set/precious.txt").read_text() == "mine"
+    assert [p.name for p in tmp_path.iterdir()] == ["set"]
+
+
+def test_a_set_made_before_is_replaced(tmp_path):
+    shapes.make_shapes(tmp_path / "set", {"train": 3}, size=64)
+    shapes.make_shapes(tmp_path / "set", {"train": 2}, size=64)
+    assert len(list((tmp_path / "set/images/train").iterdir())) == 2
+
+
 def test_sizes_too_small_to_draw_in_are_refused(tmp_path):
     with pytest.raises(ValueError, match="at least 64 pixels, got 32"):
         shapes.make_shapes(tmp_path / "set", size=32)

@@ -103,6 +103,27 @@ def test_scores_of_a_class_stay_the_same_when_classes_change_places():
     assert_close(b[:, [4, 5, 6]], a[:, [6, 4, 5]])
 
 
+def test_fewer_classes_keep_the_whole_class_branch():
+    """From COCO to own data: only the rows of new classes start afresh."""
+    source = build([f"c{i}" for i in range(40)])
+    model = build(["unicorn", "c7", "c31"])
+    account = model.load(source, verbose=False)
+    assert {account.head[u] for u in ("cv3.0", "cv3.1", "cv3.2", "cls_skip.0")} == {
+        "moved, 2 of 3 classes matched by name"
+    }
+    assert account.head["sce"] == "moved"
+
+
+def test_logits_that_are_added_up_move_together_or_not_at_all():
+    source, model = build(), build(tscode={"cls_width": 64})
+    before = copy.deepcopy(model.state_dict())
+    account = model.load(source, verbose=False)
+    assert account.head["cv3.0"] == "re-initialised (other channels in the source)"
+    assert account.head["sce"] == account.head["cls_skip.1"] == "re-initialised (with the rest of its branch)"
+    assert unchanged(before, model, "model.5.cls_skip")
+    assert account.head["cv2.0"] == "moved"
+
+
 def test_other_classes_without_names_in_common_keep_their_prior():
     model, source = build(["x", "y"]), build(["cat", "dog", "owl"])
     before = copy.deepcopy(model.state_dict())

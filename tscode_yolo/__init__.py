@@ -74,12 +74,20 @@ def _plug_in(function: str, *args: str) -> None:
         )
 
 
+def watch(on: bool) -> None:
+    """Start or stop patching host modules as they are imported."""
+    hook: object = _ImportHook  # a class serves as its own finder
+    if on and hook not in sys.meta_path:
+        sys.meta_path.insert(0, hook)  # type: ignore[arg-type]
+    elif not on and hook in sys.meta_path:
+        sys.meta_path.remove(hook)  # type: ignore[arg-type]
+
+
 def arm() -> None:
     """Register now if the host is loaded already, else when it is; does nothing with TSCODE_YOLO_AUTOLOAD=0."""
     if os.environ.get("TSCODE_YOLO_AUTOLOAD", "1") == "0":
         return
-    if _ImportHook not in sys.meta_path:
-        sys.meta_path.insert(0, _ImportHook)  # type: ignore[arg-type]  # a class serves as its own finder
+    watch(True)
     if any(name in sys.modules for name in _ImportHook.watched):
         _plug_in("register")
 

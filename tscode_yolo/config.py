@@ -56,8 +56,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 class HeadConfig:
     """Options of `tscode_yolo.head.TSCODEDetect`.
 
-    A width is an int (channels), a float (a multiple of the stock head's width of that branch) or None (the level's
-    own channels; the stock width for towers).
+    A width is an int (channels), a float (a multiple of the stock head's width of that branch; for classification of
+    the finest level's channels, since the stock width depends on the number of classes) or None (the level's own
+    channels; the stock width for towers).
 
     Attributes:
         finer: the first input is a finer map (C2, half the stride of the first level), read by DPE only.
@@ -192,8 +193,8 @@ def _check_type(name: str, annotation: str, value: object) -> None:
         "str": (isinstance(value, str), "a name"),
         "int": (isinstance(value, int) and not isinstance(value, bool) and value >= 1, "a whole number >= 1"),
         "int | float | None": (
-            value is None or (is_number and value > 0),  # type: ignore[operator]
-            "channels (int), a multiple of the stock width (float) or null",
+            value is None or (is_number and value > (7 if isinstance(value, int) else 0)),  # type: ignore[operator]
+            "channels (int >= 8), a multiple of the stock width (float, e.g. 1.0) or null",
         ),
         "float | None": (value is None or (is_number and value > 0), "a number > 0 or null"),  # type: ignore[operator]
         "str | dict[str, Any]": (

@@ -46,7 +46,7 @@ class LevelConv(nn.Module):
         super().__init__()
         conv = DeformableConv if kind == "deformable" else nn.Conv2d
         self.conv: Any = conv(c1, c2, k, s, k // 2, groups=c1 if kind == "depthwise" else 1, bias=bias)
-        norms = [nn.GroupNorm(GROUPS, c2)] if norm == "gn" else [nn.BatchNorm2d(c2) for _ in range(levels)]
+        norms = [_group_norm(c2)] if norm == "gn" else [nn.BatchNorm2d(c2) for _ in range(levels)]
         self.norms: nn.ModuleList | None = nn.ModuleList(norms)
         self.act = act
 
@@ -61,6 +61,12 @@ class LevelConv(nn.Module):
         if self.norms is not None and isinstance(self.norms[0], nn.BatchNorm2d) and type(self.conv) is nn.Conv2d:
             self.conv = nn.ModuleList(fuse_conv_and_bn(copy.deepcopy(self.conv), bn) for bn in self.norms)
             self.norms = None
+
+
+def _group_norm(channels: int) -> nn.GroupNorm:
+    """GroupNorm with at most 32 groups of at least two channels: one value alone, on a 1x1 map, has no variance."""
+    groups = next((g for g in (GROUPS, 16, 8, 4, 2) if channels % g == 0 and channels >= 2 * g), 1)
+    return nn.GroupNorm(groups, channels)
 
 
 class LevelScale(nn.Module):

@@ -5,6 +5,7 @@ Every check is a function that returns what it found and raises `Sick` with the 
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -61,10 +62,13 @@ def autoload() -> str:
 
 def hooks() -> str:
     """Are all wrappers in place?"""
-    import ultralytics.data.utils
-    import ultralytics.nn.tasks  # noqa: F401
+    import importlib
 
-    from tscode_yolo.register import live
+    from tscode_yolo.register import PATCHES, live
+
+    for module in PATCHES:
+        with contextlib.suppress(ModuleNotFoundError):  # hosts before 8.4.100 or so have no distillation
+            importlib.import_module(module)
 
     dead = [name for name, alive in live().items() if not alive]
     if dead:

@@ -23,7 +23,6 @@ from ultralytics.nn.modules.head import Detect
 from ultralytics.utils.ops import make_divisible
 
 from tscode_yolo.config import SCHEMA, HeadConfig
-from tscode_yolo.context import GROUPS as GN_GROUPS
 from tscode_yolo.context import (
     DetailPreservingEncoding,
     LevelConv,
@@ -100,7 +99,8 @@ class TSCODEDetect(Detect):
         self.score = config.score
         self.dpe_neck = config.dpe_neck
         self.sce = self.dpe = self.cls_skip = self.quality = self.box_scale = self.recipe_state = None
-        box_width, cls_width = self.cv2[0][-1].in_channels, self.cv3[0][-1].in_channels  # the stock head's
+        # The stock head's widths, but for its dependence on nc: other classes must not change the towers' shapes.
+        box_width, cls_width = self.cv2[0][-1].in_channels, levels[0]
         if config.dpe or config.share_towers or config.dcn:
             self._build_box_branch(config, levels, next(iter(ch)) if config.finer else None, box_width)
         if config.sce or config.share_towers or config.dcn or config.dpe_neck:
@@ -118,7 +118,7 @@ class TSCODEDetect(Detect):
     def _build_box_branch(self, config: HeadConfig, ch: list[int], finer_ch: int | None, stock: int) -> None:
         """Replace the stock localisation branch: DPE if it is on, and its towers."""
         if config.dpe:
-            width = _channels("dpe_width", config.dpe_width, stock, config.norm)
+            width = _channels(config.dpe_width, stock)
             self.dpe = DetailPreservingEncoding(
                 ch,
                 finer_ch,
@@ -135,11 +135,12 @@ class TSCODEDetect(Detect):
     def _build_cls_branch(self, config: HeadConfig, ch: list[int], stock: int) -> None:
         """Replace the stock classification branch: SCE and the full-size path if SCE is on, and its towers."""
         if config.sce:
-            width = _channels("sce_width", config.sce_width, stock, config.norm)
+            width = _channels(config.sce_width, stock)
             if config.sce_skip:
                 self.cls_skip = nn.ModuleList(
                     nn.Sequential(
-                        conv_block(c, c, 3, kind="depthwise", act=config.act), nn.Conv2d(c, self.nc, 1, bias=False)
+                        conv_block(c, c, 3, kind="depthwise", act=config.act, norm=config.norm),
+                        nn.Conv2d(c, self.nc, 1, bias=False),
                     )
                     for c in ch
                 )
@@ -161,7 +162,7 @@ class TSCODEDetect(Detect):
     def _towers(self, config: HeadConfig, branch: str, ch: list[int], stock: int, out: int) -> nn.ModuleList:
         """One tower per level, or one for all."""
         options = config.as_dict()
-        width = _channels(f"{branch}_width", options[f"{branch}_width"], stock, config.norm) or stock
+        width = _channels(options[f"{branch}_width"], stock) or stock
         shared = _can_share(config.share_towers, ch, None, "share_towers with equal channels, i.e. a width")
         return nn.ModuleList(
             Tower(
@@ -316,14 +317,16 @@ class TSCODEDetect(Detect):
         The host's hooks (ReID features, ``visualize=True``) index the inputs by anchor point, for which the finer map
         has none.
         """
-        if not self.finer or kwargs.get("with_kwargs"):
+        if not self.finer:
             return super().register_forward_pre_hook(hook, **kwargs)
 
-        def levels_only(module: nn.Module, args: tuple) -> tuple | None:
+        def levels_only(module: nn.Module, args: tuple, *keywords: dict[str, Any]) -> Any:
             levels = list(args[0][-self.nl :])
-            result = hook(module, (levels, *args[1:]))
+            result = hook(module, (levels, *args[1:]), *keywords)
             if result is None:
                 return None
+            if keywords:  # with_kwargs=True: such a hook returns (args, kwargs)
+                return ([args[0][0], *result[0][0]], *result[0][1:]), result[1]
             result = result if isinstance(result, tuple) else (result,)
             return ([args[0][0], *result[0]], *result[1:])
 
@@ -369,12 +372,9 @@ def _flat(maps: Iterable[Tensor]) -> Tensor:
     return torch.cat([m.flatten(2) for m in maps], -1)
 
 
-def _channels(name: str, width: int | float | None, stock: int, norm: str) -> int | None:
+def _channels(width: int | float | None, stock: int) -> int | None:
     """Channels a width option means: an int as it is, a float as a multiple of the stock width rounded up to 8."""
-    channels = make_divisible(width * stock, 8) if isinstance(width, float) else width
-    if channels and norm == "gn" and channels % GN_GROUPS:
-        raise ValueError(f"tscode option {name}={width}: GroupNorm needs a multiple of {GN_GROUPS}, got {channels}")
-    return channels
+    return make_divisible(width * stock, 8) if isinstance(width, float) else width
 
 
 def _can_share(wanted: bool, ch: Sequence[int], width: int | None, option: str) -> bool:

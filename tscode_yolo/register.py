@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import tscode_yolo
 from tscode_yolo.config import HeadConfig, cfg_path
 
 SUPPORTED = ((8, 4, 0), (9, 0, 0))  # ultralytics, first excluded last
@@ -47,6 +48,9 @@ def _parse_model(original: Callable[..., Any]) -> Callable[..., Any]:
         fpn = _build_fpn(d, ch)
         rows = d["head"]
         ours = [i for i, row in enumerate(rows) if row[2] == NAME]
+        misspelt = [row[2] for row in rows if str(row[2]).lower() == NAME.lower() and row[2] != NAME]
+        if misspelt:
+            raise ValueError(f"{_yaml_name(d)}: unknown layer '{misspelt[0]}'; did you mean '{NAME}'?")
         if not ours and d.get("tscode"):
             raise ValueError(f"{_yaml_name(d)}: options under `tscode:` need {NAME} as the last row of `head:`")
         if fpn is None and not ours:
@@ -154,6 +158,11 @@ def _recipe(spec: str | Mapping[str, Any]) -> Any:
 
 def _with_recipe(config: HeadConfig, recipe: Any) -> HeadConfig:
     """The options with what the recipe wants of the head; ValueError if the user asked for something else."""
+    if recipe is None and config.quality != "none":
+        raise ValueError(
+            f"tscode option quality={config.quality} without a recipe: the host's loss does not train that branch, and "
+            "its noise would enter the scores. Set recipe (fcos, atss, ...), or leave quality and score out"
+        )
     if recipe is None:
         return config
     if config.quality not in ("none", recipe.quality) or config.score not in ("p", recipe.score):
@@ -263,18 +272,21 @@ def _torch_safe_load(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _init(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Refuse to build a segmentation, pose or oriented-box model around a detection head."""
+    """Refuse to build a model of another task, or one that calls its head differently, around a detection head."""
 
     @functools.wraps(original)
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        from ultralytics.nn.tasks import OBBModel, PoseModel, SegmentationModel
+    def __init__(self: Any, cfg: Any = None, *args: Any, **kwargs: Any) -> None:
+        from ultralytics.nn import tasks
 
-        original(self, *args, **kwargs)
-        if _is_ours(_head_of(self)) and isinstance(self, (OBBModel, PoseModel, SegmentationModel)):
-            raise ValueError(
-                f"{_yaml_name(vars(self)['yaml'])} has a {NAME} head, which does task=detect; asked for was a "
-                f"{type(self).__name__}. Use `yolo detect ...`, or a model YAML of the other task"
-            )
+        others = (tasks.ClassificationModel, tasks.OBBModel, tasks.PoseModel, tasks.SegmentationModel)
+        if cfg is not None and isinstance(self, (*others, tasks.RTDETRDetectionModel, tasks.WorldModel)):
+            d = cfg if isinstance(cfg, dict) else tasks.yaml_model_load(cfg)
+            if d.get("head") and d["head"][-1][2] == NAME:
+                raise ValueError(
+                    f"{_yaml_name(d)} has a {NAME} head, which does task=detect in a plain DetectionModel; asked for "
+                    f"was a {type(self).__name__}. Use `yolo detect ...`, or a model YAML of the other task"
+                )
+        original(self, *(() if cfg is None else (cfg,)), *args, **kwargs)
 
     return __init__
 
@@ -356,6 +368,7 @@ PATCHES: dict[str, dict[str, Callable[[Any], Any]]] = {
         "torch_safe_load": _torch_safe_load,
         "BaseModel.load": _load,
         "DetectionModel.__init__": _init,
+        "ClassificationModel.__init__": _init,
         "DetectionModel._predict_augment": _predict_augment,
         "DetectionModel.init_criterion": _init_criterion,
     },
@@ -393,6 +406,7 @@ def register() -> None:
 
     Does nothing the second time. Outside the supported range of Ultralytics it warns once and changes nothing.
     """
+    tscode_yolo.watch(True)
     for module in PATCHES:
         loaded = sys.modules.get(module)
         if loaded is not None and not getattr(loaded.__spec__, "_initializing", False):  # not half-way through
@@ -428,7 +442,8 @@ def _supported() -> bool:
 
 
 def unregister() -> None:
-    """Put back what the host had. Models that are built already keep working."""
+    """Put back what the host had, until `register`. Models that are built already keep working."""
+    tscode_yolo.watch(False)
     while _originals:
         (module, path), original = _originals.popitem()
         owner, name = _owner(module, path)

@@ -17,6 +17,7 @@ import numpy as np
 NAMES = ("disc", "box", "triangle", "ring")
 SPLITS = {"train": 96, "val": 32}
 SIZE = 320  # pixels, square images
+MARKER = ".made-by-tscode-yolo"  # only a folder that holds this file is ever replaced
 VISIBLE = 0.35  # an object that others cover more than this leaves unlabelled is not labelled
 
 
@@ -27,7 +28,7 @@ def make_shapes(root: str | Path, splits: dict[str, int] | None = None, size: in
     number i of a split depends on (split, i, size) only.
 
     Args:
-        root: folder to make; what is there already is replaced.
+        root: folder to make; one we made before is replaced.
         splits: images per split.
         size: height and width of the images in pixels, at least 64.
 
@@ -35,8 +36,14 @@ def make_shapes(root: str | Path, splits: dict[str, int] | None = None, size: in
         `root`.
 
     Raises:
+        FileExistsError: `root` exists and is not ours.
         ValueError: `size` below 64.
     """
+    if Path(root).exists() and not Path(root, MARKER).is_file():
+        raise FileExistsError(
+            f"shapes: {Path(root).resolve()} exists and was not made by tscode_yolo, so it is left alone. Move it, run "
+            "from another folder, or give the data set another path in a copy of shapes.yaml"
+        )
     if size < 64:
         raise ValueError(f"shapes: size must be at least 64 pixels, got {size}")
     root = Path(root)
@@ -52,6 +59,7 @@ def make_shapes(root: str | Path, splits: dict[str, int] | None = None, size: in
                 cv2.imwrite(str(images / f"{i:05d}.jpg"), image, [cv2.IMWRITE_JPEG_QUALITY, 92])
                 lines = (f"{int(c)} {x:.6f} {y:.6f} {w:.6f} {h:.6f}" for c, x, y, w, h in boxes)
                 (labels / f"{i:05d}.txt").write_text("".join(f"{line}\n" for line in lines))
+        (work / MARKER).touch()
         if root.exists():
             shutil.rmtree(root)
         work.chmod(0o755)

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+FIRST = "model.0.conv.weight"  # the host adapts it to another number of image channels
+
 
 @dataclass
 class Account:
@@ -64,7 +66,7 @@ def transfer(model: Any, source: Any, load_body: Callable[..., None], verbose: b
     left = [
         f"{k}: {'not in the source' if k not in given else f'{list(given[k].shape)} there, {list(v.shape)} here'}"
         for k, v in body.items()
-        if k not in given or given[k].shape != v.shape
+        if k not in given or (given[k].shape != v.shape and k != FIRST)
     ]
     account = Account((len(body) - len(left), len(body)), left)
     account.head = _transfer_head(model, source)
@@ -93,22 +95,39 @@ def _transfer_head(model: Any, source: Any) -> dict[str, str]:
     rows = _matching_rows(_names(source), _names(model), src, head)
     classes, src_classes = _class_convs(head), _class_convs(src)
     given, own = src.state_dict(), head.state_dict()
-    outcome = {}
-    for unit in dict.fromkeys(_unit(k) for k in own):
-        keys = [k for k in own if _unit(k) == unit]
-        there = [k for k in given if _unit(k) == unit]
-        conv = next((c for c in classes if _unit(c) == unit), None)
+    conv_of = {_unit(name): name for name in classes}
+    units: dict[str, list[str]] = {}
+    for k in own:
+        units.setdefault(_unit(k), []).append(k)
+    reasons = {}
+    for unit, keys in units.items():
+        conv = conv_of.get(unit)
         plain = [k for k in keys if conv is None or not k.startswith(f"{conv}.")]
-        reason = _difference(plain, [k for k in there if conv is None or not k.startswith(f"{conv}.")], own, given)
-        if conv is not None and not reason:
-            reason = _class_difference(classes[conv], src_classes.get(conv), head.nc, getattr(src, "nc", 0))
-        if reason:
-            outcome[unit] = f"re-initialised ({reason})"
+        there = [k for k in given if _unit(k) == unit and (conv is None or not k.startswith(f"{conv}."))]
+        reasons[unit] = _difference(plain, there, own, given)
+        if conv is not None and not reasons[unit]:
+            reasons[unit] = _class_difference(classes[conv], src_classes.get(conv), head.nc, getattr(src, "nc", 0))
+    _hold_back_partners(reasons)
+    outcome = {}
+    for unit, keys in units.items():
+        conv = conv_of.get(unit)
+        if reasons[unit]:
+            outcome[unit] = f"re-initialised ({reasons[unit]})"
             continue
-        for k in plain:
-            own[k].copy_(given[k])
+        for k in keys:
+            if conv is None or not k.startswith(f"{conv}."):
+                own[k].copy_(given[k])
         outcome[unit] = "moved" if conv is None else _move_class_rows(classes[conv], src_classes[conv], rows, head.nc)
     return outcome
+
+
+def _hold_back_partners(reasons: dict[str, str]) -> None:
+    """Logits that are added up move together: what sce, cv3 and cls_skip learned means nothing without the others."""
+    for prefix in ("", "one2one_"):
+        partners = [u for u in reasons if u.split(".")[0] in {f"{prefix}{n}" for n in ("sce", "cv3", "cls_skip")}]
+        if f"{prefix}sce" in partners and any(reasons[u] for u in partners):
+            for u in partners:
+                reasons[u] = reasons[u] or "with the rest of its branch"
 
 
 def _unit(key: str) -> str:
