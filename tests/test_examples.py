@@ -47,6 +47,13 @@ def test_predict_without_arguments_explains_itself(installed):
     assert "WEIGHTS IMAGE_OR_FOLDER" in done.stderr
 
 
+def test_the_start_up_cost_is_measured(installed, tmp_path):
+    import json
+
+    run(sys.executable, REPO / "examples/benchmark_startup.py", tmp_path / "start.json", cwd=installed)
+    assert json.loads((tmp_path / "start.json").read_text())["microseconds"]["median"] > 0
+
+
 @pytest.mark.parametrize("track", [[], ["--track"]], ids=["detect", "track"])
 def test_stream_reads_a_file_to_its_end_and_writes_every_frame(installed, trained, clip, track):
     out = installed / "annotated.mp4"
