@@ -1,7 +1,7 @@
 """What the plug-in costs at interpreter start: python examples/benchmark_startup.py [FILE.json].
 
-Starts Python 30 times with ``-X importtime`` and reads our line, the import of tscode_yolo by its .pth file. The package
-has to be installed in this environment.
+Starts Python 30 times with ``-X importtime`` and reads our line, the import of tscode_yolo by its .pth file. The
+package has to be installed in this environment.
 """
 
 import json
