@@ -293,23 +293,26 @@ def test_restricted_loading_trains_and_loads(installed, shapes, best):
 
 DDP = '''
 """The host's own multi-GPU path (temp file, torch.distributed.run) with its CUDA calls replaced by CPU ones."""
+import os
 import sys
 import torch
 from torch import distributed as dist
 from ultralytics import YOLO
 from ultralytics.models.yolo.detect import DetectionTrainer
-from ultralytics.utils import LOCAL_RANK, RANK
 
 class TwoCPUs(DetectionTrainer):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.world_size, self.ddp = 2, LOCAL_RANK == -1
+        self.world_size, self.ddp = 2, "LOCAL_RANK" not in os.environ  # not the host's constant: pickled with us
 
     def _setup_ddp(self, *args):
         parallel = torch.nn.parallel.DistributedDataParallel
         torch.nn.parallel.DistributedDataParallel = lambda m, device_ids, **kwargs: parallel(m, **kwargs)
         self.device = torch.device("cpu")
-        dist.init_process_group("gloo", rank=RANK, world_size=2)
+        dist.init_process_group("gloo", rank=int(os.environ["RANK"]), world_size=2)
+
+    def final_eval(self):
+        """Skipped: the host's picks a CUDA device by rank."""
 
 if __name__ == "__main__":
     YOLO("tscode.yaml").train(

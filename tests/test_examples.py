@@ -73,7 +73,13 @@ def test_stream_ends_cleanly_on_ctrl_c(installed, trained, tmp_path, clip):
     writer.release()
     out = tmp_path / "cut.mp4"
     command = [sys.executable, REPO / "examples/stream.py", trained, long, "--out", out, "--imgsz", "96"]
-    process = subprocess.Popen([str(c) for c in command], cwd=installed, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [str(c) for c in command],
+        cwd=installed,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell has us ignore it
+    )
     assert process.stdout is not None
     while "frame 25" not in process.stdout.readline():
         time.sleep(0.01)

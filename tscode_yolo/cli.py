@@ -72,11 +72,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if verb not in VERBS:
             raise ValueError(unknown_name("verb", verb, list(VERBS)))
-        args = parse(rest)
-    except ValueError as e:
+        return importlib.import_module(VERBS[verb][0]).main(parse(rest))
+    except (ValueError, OSError) as e:
         print(f"tscode: {e}", file=sys.stderr)
         return 2
-    return importlib.import_module(VERBS[verb][0]).main(args)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ultralytics.nn import tasks
 
 import tscode_yolo
-from tscode_yolo.config import unknown_name
+from tscode_yolo.config import cfg_path, unknown_name
 from tscode_yolo.register import register
 
 HEIGHT, WIDTH = 800, 1280  # pixels, of the paper's counts
@@ -191,7 +191,7 @@ def measure(model: str, options: str = "{}") -> tuple[float, int]:
 
 def build(model: str, options: Mapping[str, Any]) -> nn.Module:
     """A detector without values, on the meta device, in the form that trains (raw outputs, no decoding)."""
-    d = tasks.yaml_model_load(f"{model}.yaml")
+    d = tasks.yaml_model_load(cfg_path(f"{model}.yaml"))  # the shipped one, whatever lies in the working directory
     d["tscode"].update(options)
     d["backbone"][0][3][1]["weights"] = None
     net: Any = tasks.BaseModel()
