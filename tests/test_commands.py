@@ -376,20 +376,6 @@ print(type(again.model.model[-1]).__module__, len(again.names), metrics.box.map 
     assert fresh_python(code, installed).splitlines()[-1] == "tscode_yolo.head 4 True"
 
 
-def test_it_overfits_eight_images(installed, shapes):
-    code = f"""
-from ultralytics import YOLO
-model = YOLO("yolo11n-tscode.yaml")
-data = {str(shapes)!r}
-open("same.yaml", "w").write(open(data).read().replace("val: images/val", "val: images/train"))
-plain = dict(mosaic=0, fliplr=0, hsv_h=0, hsv_s=0, hsv_v=0, scale=0, translate=0, val=False, plots=False)
-model.train(data="same.yaml", epochs=150, imgsz=128, batch=8, workers=0, device="cpu", name="overfit",
-    optimizer="AdamW", lr0=0.003, warmup_epochs=5, **plain)
-print(YOLO("runs/detect/overfit/weights/last.pt").val(data="same.yaml", imgsz=128, plots=False).box.map50)
-"""
-    assert float(fresh_python(code, installed).splitlines()[-1]) > 0.9
-
-
 def test_processes_end_with_an_error_code_and_one_message_for_a_wrong_option(installed, shapes):
     text = (
         (Path(__file__).parent.parent / "cfg/tscode.yaml")
