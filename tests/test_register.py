@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import sys
 import warnings
 
@@ -81,6 +82,23 @@ def test_a_built_model_is_what_the_host_expects():
     assert head.one2one_cv2 is not None
 
 
+def test_the_log_has_one_row_a_layer_and_ours_is_ours():
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logger = logging.getLogger("ultralytics")
+    logger.addHandler(handler)
+    try:
+        model = tasks.DetectionModel(tiny(), verbose=True)
+    finally:
+        logger.removeHandler(handler)
+    rows = [m for m in said if m[:3].strip().isdigit()]
+    assert [int(row[:3]) for row in rows] == list(range(len(model.model)))
+    assert "tscode_yolo.head.TSCODEDetect" in rows[-1]
+    assert "levels=3" in rows[-1]
+    assert "finer=True" in rows[-1]
+
+
 @pytest.mark.parametrize(
     ("head", "message"),
     [
@@ -140,9 +158,13 @@ def test_the_users_own_file_of_that_name_wins(tmp_path, monkeypatch):
     assert tasks.yaml_model_load("tscoden.yaml")["nc"] == 7  # with its scale letter too
 
 
-def test_names_of_nobody_stay_the_hosts_error():
-    with pytest.raises(FileNotFoundError):
-        tasks.yaml_model_load("nobody-tscode.yaml")
+def test_names_of_nobody_stay_the_hosts_error_or_get_the_closest_of_ours():
+    with pytest.raises(FileNotFoundError, match=r"^'nobody\.yaml' does not exist"):
+        tasks.yaml_model_load("nobody.yaml")
+    with pytest.raises(FileNotFoundError, match=r"did you mean 'yolo26-tscode\.yaml'"):
+        tasks.yaml_model_load("yolo27-tscode.yaml")
+    with pytest.raises(ValueError, match=r"describes a data set, not a model: data=shapes\.yaml"):
+        tasks.yaml_model_load("shapes.yaml")
     assert tasks.yaml_model_load("yolo11s.yaml")["scale"] == "s"
 
 

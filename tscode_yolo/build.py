@@ -6,10 +6,15 @@ the place of what came out. Nothing here writes into the host; `register` calls 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from ultralytics.utils import LOGGER
 
 from tscode_yolo.config import HeadConfig
 
@@ -47,12 +52,38 @@ def build_layers(d: dict[str, Any], ch: int, verbose: bool, parse: Callable[...,
         raise ValueError(f"{yaml_name(d)}: {NAME} must be the last row of `head:`, and the only one of its kind")
     if ours:
         config, rows = stock_rows(d, fpn)
-    layers, save = parse({**d, "head": rows}, ch, verbose)
-    if fpn is not None:
-        layers[0] = in_place_of(layers[0], fpn, verbose)
-    if ours:
-        layers[-1] = in_place_of(layers[-1], build_head(layers[-1], config, d), verbose)
+    with own_log_lines() as lines:
+        layers, save = parse({**d, "head": rows}, ch, verbose)
+        if fpn is not None:
+            layers[0] = in_place_of(layers[0], fpn, lines)
+        if ours:
+            layers[-1] = in_place_of(layers[-1], build_head(layers[-1], config, d), lines)
     return layers, save
+
+
+@contextlib.contextmanager
+def own_log_lines() -> Iterator[dict[int, str]]:
+    """Hold back what the host logs inside; at the end say it, with the lines put into the given dict for those layers.
+
+    The host logs a row per layer, which begins with its number; for a layer of ours that would be the stub's row.
+    """
+    lines: dict[int, str] = {}
+    held: list[logging.LogRecord] = []
+
+    def hold(record: logging.LogRecord) -> bool:
+        held.append(record)
+        return False
+
+    LOGGER.addFilter(hold)
+    try:
+        yield lines
+    finally:
+        LOGGER.removeFilter(hold)
+        for record in held:
+            row = re.match(r" *(\d+) ", record.getMessage())
+            if row and int(row[1]) in lines:
+                record.msg, record.args = lines[int(row[1])], ()
+            LOGGER.handle(record)
 
 
 def build_fpn(d: Mapping[str, Any], ch: int) -> Any:
@@ -115,19 +146,21 @@ def build_head(stub: Any, config: HeadConfig, d: Mapping[str, Any]) -> Any:
         head: Any = TSCODEDetect(stub.nc, stub.reg_max, end2end, ch, config.as_dict())
     except ValueError as e:
         raise ValueError(f"{yaml_name(d)}: {e}") from None
+    if recipe is not None and stub.reg_max == 1 and recipe.loss_names(False) != recipe.loss_names(True):
+        LOGGER.info(
+            f"recipe {config.recipe}: reg_max 1 regresses plain distances, so there is no distribution focal loss; "
+            "set `reg_max: 16` in the model YAML for the published form"
+        )
     head.recipe_state = recipe.state(stub.nc, head.nl) if recipe is not None else None
     return head
 
 
-def in_place_of(stub: Any, module: Any, verbose: bool) -> Any:
-    """Our module with the number, inputs and log line of the host's layer it replaces."""
-    from ultralytics.utils import LOGGER
-
+def in_place_of(stub: Any, module: Any, lines: dict[int, str]) -> Any:
+    """Our module with the number and inputs of the host's layer it replaces; its log line goes into `lines`."""
     module.i, module.f, module.type = stub.i, stub.f, f"{type(module).__module__}.{type(module).__name__}"
     module.np = sum(p.numel() for p in module.parameters())
-    if verbose:
-        shown = f"{module.i:>3}{module.f!s:>20}{1:>3}{module.np:10.0f}  {module.type:<45}"
-        LOGGER.info(f"{shown}[{module.extra_repr()}]")
+    shown = f"{module.i:>3}{module.f!s:>20}{1:>3}{module.np:10.0f}  {module.type:<45}"
+    lines[module.i] = f"{shown}[{module.extra_repr()}]"
     return module
 
 

@@ -234,3 +234,8 @@ def cfg_path(name: str | Path) -> Path | None:
     if Path(name).name != str(name):
         return None
     return next((p for p in sorted(cfg_dir().rglob("*.yaml")) if p.name == str(name)), None)
+
+
+def model_names() -> list[str]:
+    """Bare names of the shipped model YAMLs; those of a YOLO family take a scale letter (yolo11s-tscode.yaml)."""
+    return sorted(p.name for p in cfg_dir().rglob("*.yaml") if p.parent.name != "datasets")

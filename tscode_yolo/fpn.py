@@ -14,6 +14,7 @@ and the head's row after it, `[-1, 1, TSCODEDetect, [nc]]`, takes all its maps.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from pathlib import Path
@@ -225,11 +226,17 @@ def _state_dict(backbone: str, weights: str) -> dict[str, Tensor] | None:
         reason = "offline, and not in the cache"
     except (URLError, OSError) as e:
         reason = str(e)
-    LOGGER.warning(
+    _say_random(
         f"{backbone} starts from RANDOM values: {entry.url} could not be had ({reason}). Nothing is lost if a "
         f"checkpoint is loaded next; otherwise put the file at {cached}, or set `weights: null` in the YAML"
     )
     return None
+
+
+@functools.cache
+def _say_random(message: str) -> None:
+    """Warn once a process: the host builds a model several times on the way to a training."""
+    LOGGER.warning(message)
 
 
 def _load(body: ResNet, given: dict[str, Tensor], backbone: str, source: str) -> None:

@@ -345,9 +345,11 @@ class TSCODEDetect(Detect):
         super().__setstate__(state)
 
     def extra_repr(self) -> str:
-        """Classes, and the options that differ from the defaults."""
+        """Classes, predicted levels, and the options that differ from the defaults."""
         default = HeadConfig().as_dict()
-        return ", ".join([f"nc={self.nc}", *(f"{k}={v}" for k, v in self.options.items() if v != default[k])])
+        return ", ".join(
+            [f"nc={self.nc}", f"levels={self.nl}", *(f"{k}={v}" for k, v in self.options.items() if v != default[k])]
+        )
 
 
 def _at(modules: Any, level: int) -> Any:

@@ -16,7 +16,7 @@ from typing import Any
 
 import tscode_yolo
 from tscode_yolo.build import NAME, build_layers, resolve_recipe, yaml_name
-from tscode_yolo.config import cfg_path
+from tscode_yolo.config import cfg_path, model_names, unknown_name
 
 SUPPORTED = ((8, 4, 0), (9, 0, 0))  # ultralytics, first excluded last
 
@@ -55,15 +55,25 @@ def _check_yaml(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def check_yaml(file: Any, *args: Any, hard: bool = True, **kwargs: Any) -> Any:
         name = _without_scale(str(file))
-        if not cfg_path(name):
-            return original(file, *args, hard=hard, **kwargs)
-        return (
-            original(file, *args, hard=False, **kwargs)
-            or original(name, *args, hard=False, **kwargs)
-            or str(cfg_path(name))
-        )
+        ours = cfg_path(name)
+        if ours is None:
+            return _or_say_closest(original, file, *args, hard=hard, **kwargs)
+        found = original(file, *args, hard=False, **kwargs) or original(name, *args, hard=False, **kwargs)
+        if not found and ours.parent.name == "datasets":
+            raise ValueError(f"{name} describes a data set, not a model: data={name} model=tscode.yaml")
+        return found or str(ours)
 
     return check_yaml
+
+
+def _or_say_closest(original: Callable[..., Any], file: Any, *args: Any, **kwargs: Any) -> Any:
+    """As the host; where nothing is found under a name that looks like one of ours, the error names the closest."""
+    try:
+        return original(file, *args, **kwargs)
+    except FileNotFoundError:
+        if "tscode" not in str(file):
+            raise
+        raise FileNotFoundError(unknown_name("model YAML", str(file), model_names())) from None
 
 
 def _check_file(original: Callable[..., Any]) -> Callable[..., Any]:

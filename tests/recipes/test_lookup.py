@@ -19,8 +19,9 @@ def test_overrides_replace_the_published_values():
 @pytest.mark.parametrize(
     ("name", "overrides", "error", "message"),
     [
+        ("foc", {}, ValueError, "did you mean 'fcos'"),
         ("tod", {}, ValueError, "did you mean 'tood'"),
-        ("retinanet", {}, ValueError, "known: fcos"),
+        ("retinanet", {}, ValueError, "Valid: fcos"),
         ("atss", {"top_k": 9}, ValueError, "did you mean 'topk'"),
         ("atss", {"topk": 9.5}, TypeError, "topk of type int, got 9.5"),
         ("atss", {"topk": True}, TypeError, "topk of type int, got True"),

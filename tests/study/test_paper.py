@@ -188,3 +188,9 @@ def test_a_row_that_is_missed_fails_the_verb(monkeypatch, capsys):
 def test_an_unknown_argument_names_the_valid_one():
     with pytest.raises(ValueError, match=r"unknown argument of `tscode paper` 'jsn'; did you mean 'json'"):
         paper.main({"jsn": "x"})
+
+
+def test_a_folder_that_is_not_there_is_named_before_anything_is_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(paper, "reproduce", lambda: pytest.fail("counted first"))
+    with pytest.raises(ValueError, match="make gone/ first"):
+        paper.main({"json": str(tmp_path / "gone" / "paper.json")})

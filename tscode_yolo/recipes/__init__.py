@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
-from difflib import get_close_matches
 from math import isfinite
 from typing import Any
 
+from tscode_yolo.config import unknown_name
 from tscode_yolo.recipes.atss import ATSS
 from tscode_yolo.recipes.autoassign import AutoAssign
 from tscode_yolo.recipes.contract import Recipe
@@ -60,12 +60,12 @@ def get_recipe(name: str, **overrides: Any) -> Recipe:
             f"the host's own loss takes no recipe options, got {overrides}; its gains are arguments of train"
         )
     if name not in RECIPES:
-        raise ValueError(_unknown("recipe", name, [*RECIPES, "ultralytics"]))
+        raise ValueError(unknown_name("recipe", str(name), [*RECIPES, "ultralytics"]))
     recipe = RECIPES[name]
     defaults = {field.name: field.default for field in fields(recipe)}
     for key, value in overrides.items():
         if key not in defaults:
-            raise ValueError(_unknown(f"option of recipe {name}", key, list(defaults)))
+            raise ValueError(unknown_name(f"option of recipe {name}", key, list(defaults)))
         _check_value(key, value, type(defaults[key]))
     return recipe(**overrides)
 
@@ -98,9 +98,3 @@ def _check_value(key: str, value: Any, kind: type) -> None:
     low = 1 if kind is int and not key.endswith(("_epoch", "_epochs")) else 0
     if not isinstance(value, str) and not (isfinite(value) and value >= low):
         raise ValueError(f"expected recipe option {key} finite and at least {low}, got {value!r}")
-
-
-def _unknown(what: str, name: str, known: list[str]) -> str:
-    close = get_close_matches(str(name), known, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
-    return f"unknown {what} {name!r}; {hint}"

@@ -110,11 +110,16 @@ def main(args: dict[str, Any]) -> int:
     for key in args:
         if key != "json":
             raise ValueError(unknown_name("argument of `tscode paper`", key, ["json"]))
+    file = Path(str(args["json"])).absolute() if "json" in args else None
+    if file and not file.parent.is_dir():  # said now, not after the count
+        raise ValueError(
+            f"json={args['json']}: expected a file in a folder that exists; make {file.parent.name}/ first"
+        )
     report = reproduce()
     console = Console()
     show(report, console if console.is_terminal else Console(width=120))
-    if "json" in args:
-        Path(str(args["json"])).write_text(json.dumps(report, indent=2) + "\n")
+    if file:
+        file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return 0 if report["met"] else 1
 
 
