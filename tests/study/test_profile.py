@@ -9,6 +9,7 @@ import torch
 from ultralytics import YOLO
 
 from tscode_yolo.study import profile as pf
+from tscode_yolo.study import training
 
 
 def test_profile_with_a_baseline_quotes_ratios(tmp_path, capsys):
@@ -21,7 +22,7 @@ def test_profile_with_a_baseline_quotes_ratios(tmp_path, capsys):
         ("pytorch", "model", 1),
         ("pytorch", "head", 1),
     ]
-    for row in [*report["latency"], report["training"]]:
+    for row in [*report["latency"], report["training"], report["loss"]]:
         assert row["ratio"]["low"] <= row["ratio"]["median"] <= row["ratio"]["high"]
     assert report["training"]["peak_ratio"] > 0
     assert report["amp"] is torch.cuda.is_available()
@@ -29,6 +30,7 @@ def test_profile_with_a_baseline_quotes_ratios(tmp_path, capsys):
     for part in (
         "yolo11n-tscode over yolo11n",
         "training step",
+        "loss",
         "TSCODEDetect",
         "second counter",
         "2 per multiply-add",
@@ -57,6 +59,21 @@ def test_weights_can_be_profiled_and_other_tasks_are_refused(tmp_path):
     assert pf.load(str(tmp_path / "w.pt")).model[-1].nc == 80
     with pytest.raises(ValueError, match="expected a detection model"):
         pf.load(_classifier(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["yolo11n-tscode.yaml", "yolo26n.yaml"])
+def test_the_loss_alone_is_the_loss_of_a_step(name):
+    net = pf.load(name, 3)
+    data = training.drawn_batch(64, 2, torch.device("cpu"))
+    heard = []
+    original = net.loss
+    net.loss = lambda batch, preds=None: heard.append(original(batch, preds)[0].detach()) or original(batch, preds)
+    training.loss_step(net, 64, 2, torch.device("cpu"))()
+    net.train()
+    with torch.no_grad():
+        expected = original(data)[0]
+    torch.testing.assert_close(heard[0], expected)
+    assert all(p.grad is None for p in net.parameters())
 
 
 def _classifier(folder):

@@ -42,6 +42,18 @@ def time_in_turns(
     return times
 
 
+def timed(
+    fmt: str, part: str, batch: int, calls: dict[str, Callable[[], object]], device: torch.device, rounds: int
+) -> dict[str, Any]:
+    """Time calls in turns and describe them; the second name, if any, is the baseline."""
+    times = time_in_turns(calls, device, rounds)
+    first, *rest = times
+    row: dict[str, Any] = {"format": fmt, "part": part, "batch": batch}
+    row["ms"] = {name: describe(ms) for name, ms in times.items()}
+    row["ratio"] = ratio(times[first], times[rest[0]]) if rest else None
+    return row
+
+
 def describe(ms: list[float]) -> dict[str, Any]:
     """Median and percentiles of one thing's times, milliseconds."""
     return {"rounds": len(ms), "unit": "ms", **{f"p{p}": float(np.percentile(ms, p)) for p in PERCENTILES}}

@@ -25,16 +25,16 @@ from ultralytics.nn.autobackend import AutoBackend
 from ultralytics.nn.tasks import DetectionModel, load_checkpoint
 from ultralytics.utils import LOGGER
 
-from tscode_yolo.study import flops, latency
+from tscode_yolo.study import flops
 from tscode_yolo.study.arguments import as_count, as_list, one_of, take_only
-from tscode_yolo.study.memory import peak_memory
+from tscode_yolo.study.latency import timed
 from tscode_yolo.study.profile_tables import show
 from tscode_yolo.study.provenance import provenance
 from tscode_yolo.study.storage import write_json
+from tscode_yolo.study.training import loss_cost, training_cost
 
 KEYS = ("model", "baseline", "imgsz", "formats", "json", "nc", "device", "rounds", "batches", "train_batch")
 FORMATS = {"pytorch": (), "onnx": ("onnx", "onnxruntime"), "openvino": ("openvino",)}  # format -> modules it needs
-OBJECTS = 8  # drawn boxes an image of the training step's batch
 
 
 def main(args: dict[str, Any]) -> int:
@@ -76,7 +76,8 @@ def profile(
 
     Returns:
         ``models``: name -> `flops.count`; ``latency``: one row for each format, batch and part (model or head);
-        ``training``: time and peak memory of a step; ``skipped``; ``provenance``. No path of this machine.
+        ``training``: time and peak memory of a step; ``loss``: time of the assignment and losses in it; ``skipped``;
+        ``provenance``. No path of this machine.
 
     Raises:
         ValueError: an argument that makes no sense, or a model that does not detect.
@@ -99,6 +100,7 @@ def profile(
         else:
             report["latency"] += exported_latency(nets, fmt, imgsz, sizes, rounds)
     report["training"] = training_cost(nets, imgsz, train_batch, where, max(rounds // 3, 6))
+    report["loss"] = loss_cost(nets, imgsz, train_batch, where, max(rounds // 3, 6))
     return {**report, "provenance": provenance()}
 
 
@@ -184,62 +186,6 @@ def quiet_host() -> Iterator[None]:
         yield
     finally:
         LOGGER.setLevel(level)
-
-
-def timed(
-    fmt: str, part: str, batch: int, calls: dict[str, Callable[[], object]], device: torch.device, rounds: int
-) -> dict[str, Any]:
-    """Time calls in turns and describe them; the second name, if any, is the baseline."""
-    times = latency.time_in_turns(calls, device, rounds)
-    first, *rest = times
-    row: dict[str, Any] = {"format": fmt, "part": part, "batch": batch}
-    row["ms"] = {name: latency.describe(ms) for name, ms in times.items()}
-    row["ratio"] = latency.ratio(times[first], times[rest[0]]) if rest else None
-    return row
-
-
-def training_cost(
-    nets: dict[str, DetectionModel], imgsz: int, batch: int, device: torch.device, rounds: int
-) -> dict[str, Any]:
-    """Time and peak memory of a training step (forward, loss, backward, SGD) on drawn boxes, models in turns."""
-    steps = {name: training_step(net, imgsz, batch, device) for name, net in nets.items()}
-    for step in steps.values():
-        step()  # the first step makes gradients, momentum and the loss object
-    peaks = {
-        name: peak_memory(step, iter([*nets[name].parameters(), *nets[name].buffers()]), device)
-        for name, step in steps.items()
-    }
-    row = timed("pytorch", "training step", batch, steps, device, rounds)
-    first, *rest = peaks
-    row["peak_bytes"] = peaks
-    row["peak_ratio"] = peaks[first] / peaks[rest[0]] if rest else None
-    return row
-
-
-def training_step(net: DetectionModel, imgsz: int, batch: int, device: torch.device) -> Callable[[], object]:
-    """One optimiser step as a call without arguments; mixed precision on CUDA."""
-    net.train().requires_grad_(True)
-    optimizer = torch.optim.SGD(net.parameters(), lr=1e-6, momentum=0.9)
-    scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
-    generator = torch.Generator().manual_seed(0)
-    centre = torch.rand(batch * OBJECTS, 2, generator=generator) * 0.6 + 0.2
-    size = torch.rand(batch * OBJECTS, 2, generator=generator) * 0.3 + 0.05
-    data: dict[str, Tensor] = {
-        "img": torch.rand(batch, 3, imgsz, imgsz, generator=generator).to(device),
-        "cls": torch.zeros(batch * OBJECTS, 1, device=device),
-        "bboxes": torch.cat([centre, size], 1).to(device),
-        "batch_idx": torch.arange(batch, device=device).repeat_interleave(OBJECTS).float(),
-    }
-
-    def step() -> None:
-        with torch.autocast(device.type, enabled=device.type == "cuda"):
-            loss = net(data)[0].sum()
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad()
-
-    return step
 
 
 def _inference(net: nn.Module, make_input: Callable[[], Any], device: torch.device) -> Callable[[], object]:

@@ -67,7 +67,7 @@ def _times(report: dict[str, Any]) -> Table:
     title = f"{report['model']} over {report['baseline']}" if paired else f"{report['model']}, milliseconds"
     table = Table("what", "format", "batch", "median", "interval" if paired else "p25-p75", "p5-p95", "peak memory")
     table.title = f"{title} ({place})"
-    for row in [*report["latency"], report["training"]]:
+    for row in [*report["latency"], report["training"], report["loss"]]:
         if paired:
             r = row["ratio"]
             low_high = "too few rounds" if r["low"] is None else f"{r['low']:.3f}-{r['high']:.3f}"
