@@ -18,6 +18,7 @@ SCHEMA = 1  # raised when a checkpoint's head can no longer be rebuilt by an old
 CHOICES: dict[str, tuple[Any, ...]] = {
     "sce_down": ("conv", "avg", "max"),
     "sce_kernel": (3, 5, 7),
+    "sce_skip": ("none", "light", "tower"),
     "down_conv": ("dense", "separable"),
     "cls_conv": ("dense", "separable"),
     "box_conv": ("dense", "separable"),
@@ -32,7 +33,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "yolo": {},
     # Section 3, Tables 1-3: 256-channel pyramid, everything shared over levels, GroupNorm, towers 2 x 512 and 4 x 256.
     "paper": {
-        "sce_skip": False,
+        "sce_skip": "none",
         "sce_width": 256,
         "dpe_width": 256,
         "down_conv": "dense",
@@ -68,7 +69,8 @@ class HeadConfig:
         sce_kernel: kernel of that step, Table 2.
         sce_coarser: concatenate P_{l+1}, Table 2.
         sce_width: channels of each map that SCE concatenates.
-        sce_skip: add logits from P_l itself (depthwise 3x3, 1x1) to those rearranged from half size. Not in the paper.
+        sce_skip: add logits from P_l itself to those rearranged from half size: none, of a light path (depthwise 3x3,
+            1x1), or of a tower like the stock head's. Not in the paper.
         dpe_levels: offsets of the levels DPE adds up, among -1 (P_{l-1}), 0, 1 and 2, Table 3.
         dpe_width: channels of the sum.
         dpe_neck: both branches start from DPE's output, Table 6: a feature fusion, no decoupling.
@@ -103,7 +105,7 @@ class HeadConfig:
     sce_kernel: int = 3
     sce_coarser: bool = True
     sce_width: int | float | None = 1.0
-    sce_skip: bool = True
+    sce_skip: str = "light"
     dpe_levels: tuple[int, ...] = (-1, 0, 1)
     dpe_width: int | float | None = 1.0
     dpe_neck: bool = False

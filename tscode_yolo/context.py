@@ -152,6 +152,7 @@ class Tower(LevelSequential):
         levels: int = 1,
         bias: bool = False,
         pred_kernel: int = 1,
+        pred_bias: bool = True,
     ):
         kinds = [kind] * (depth - 1) + [last_kind or kind]
         blocks = [
@@ -162,7 +163,7 @@ class Tower(LevelSequential):
         super().__init__(
             blocks[0],
             body[0] if len(body) == 1 else LevelSequential(*body) if body else nn.Identity(),
-            nn.Conv2d(width, out, pred_kernel, padding=pred_kernel // 2),
+            nn.Conv2d(width, out, pred_kernel, padding=pred_kernel // 2, bias=pred_bias),
         )
 
 

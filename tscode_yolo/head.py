@@ -136,14 +136,8 @@ class TSCODEDetect(Detect):
         """Replace the stock classification branch: SCE and the full-size path if SCE is on, and its towers."""
         if config.sce:
             width = _channels(config.sce_width, stock)
-            if config.sce_skip:
-                self.cls_skip = nn.ModuleList(
-                    nn.Sequential(
-                        conv_block(c, c, 3, kind="depthwise", act=config.act, norm=config.norm),
-                        nn.Conv2d(c, self.nc, 1, bias=False),
-                    )
-                    for c in ch
-                )
+            if config.sce_skip != "none":
+                self.cls_skip = nn.ModuleList(self._full_size(config, c, stock) for c in ch)
             self.sce = SemanticContextEncoding(
                 ch,
                 down=config.sce_down,
@@ -158,6 +152,13 @@ class TSCODEDetect(Detect):
             )
             ch = self.sce.out_channels
         self.cv3 = self._towers(config, "cls", ch, stock, self.nc * (4 if config.sce else 1))
+
+    def _full_size(self, config: HeadConfig, c: int, stock: int) -> nn.Module:
+        """The path of one level that adds full-size logits to SCE's; no bias, for SCE's predictor has one."""
+        norms: dict[str, Any] = {"act": config.act, "norm": config.norm}
+        if config.sce_skip == "tower":
+            return Tower(c, stock, 2, self.nc, kind="separable", pred_bias=False, **norms)
+        return nn.Sequential(conv_block(c, c, 3, kind="depthwise", **norms), nn.Conv2d(c, self.nc, 1, bias=False))
 
     def _towers(self, config: HeadConfig, branch: str, ch: list[int], stock: int, out: int) -> nn.ModuleList:
         """One tower per level, or one for all."""
