@@ -18,6 +18,7 @@ SCHEMA = 1  # raised when a checkpoint's head can no longer be rebuilt by an old
 CHOICES: dict[str, tuple[Any, ...]] = {
     "sce_down": ("conv", "avg", "max"),
     "sce_kernel": (3, 5, 7),
+    "cls_kernel": (3, 5, 7),
     "sce_skip": ("none", "light", "tower"),
     "down_conv": ("dense", "separable"),
     "cls_conv": ("dense", "separable"),
@@ -78,6 +79,7 @@ class HeadConfig:
         cls_conv: dense or depthwise-separable convs in the classification tower.
         cls_width: channels of the classification tower.
         cls_depth: convs of the classification tower before its predictor.
+        cls_kernel: kernel of these convs; large ones are cheap where they are separable.
         box_conv: as cls_conv, for localisation.
         box_width: as cls_width, for localisation.
         box_depth: as cls_depth, for localisation.
@@ -93,7 +95,7 @@ class HeadConfig:
         score: how class probability p and quality q make the score: p, p q or sqrt(p q).
         cls_prior: probability of a class at the start; None: the host's rare objects.
         quality_prior: the same of the quality branch; None: one half.
-        box_prior: distance to each side at the start in strides, where distances are regressed; None: the host's.
+        box_prior: distance to each side at the start in strides; None: the host's (with DFL, half its range).
         recipe: how to train: "ultralytics" (the host's own loss), the name of a recipe, or {name: atss, topk: 11, ...}
             with other hyper-parameters. A recipe sets quality, score and the priors.
     """
@@ -113,6 +115,7 @@ class HeadConfig:
     cls_conv: str = "separable"
     cls_width: int | float | None = 1.5
     cls_depth: int = 2
+    cls_kernel: int = 3
     box_conv: str = "dense"
     box_width: int | float | None = None
     box_depth: int = 2

@@ -145,6 +145,7 @@ class Tower(LevelSequential):
         depth: int,
         out: int,
         *,
+        kernel: int = 3,
         kind: str = "dense",
         last_kind: str | None = None,
         act: str = "silu",
@@ -156,7 +157,7 @@ class Tower(LevelSequential):
     ):
         kinds = [kind] * (depth - 1) + [last_kind or kind]
         blocks = [
-            conv_block(c1 if i == 0 else width, width, 3, kind=k, act=act, norm=norm, levels=levels, bias=bias)
+            conv_block(c1 if i == 0 else width, width, kernel, kind=k, act=act, norm=norm, levels=levels, bias=bias)
             for i, k in enumerate(kinds)
         ]
         body = blocks[1:]
@@ -360,9 +361,37 @@ class DetailPreservingEncoding(nn.Module):
     def _detail(self, pyramid: Sequence[Tensor], finer: Tensor | None, level: int) -> Tensor:
         """DConv(up(P_l) + P_{l-1}), the size of P_l."""
         below = self.finer_lateral[level](pyramid[level - 1] if level else finer)
-        if self.same_up is not None:
-            below = below + up(self.same_up[level](pyramid[level]), below)
-        return _at(self.detail, level, below)
+        if self.same_up is None:
+            return _at(self.detail, level, below)
+        small, block = self.same_up[level](pyramid[level]), self.detail[level if len(self.detail) > 1 else 0]
+        if _halves_exactly(block, below, small):
+            return down_of_sum(block, below, small)
+        return run_level(block, below + up(small, below), level)
+
+
+def _halves_exactly(block: nn.Module, below: Tensor, small: Tensor) -> bool:
+    """Whether `down_of_sum` may stand for the sum and then the block: a separable block, and sizes exactly double."""
+    separable = isinstance(block, LevelSequential) and isinstance(block[0], Conv)
+    return separable and below.shape[-2:] == (2 * small.shape[-2], 2 * small.shape[-1])
+
+
+def down_of_sum(block: LevelSequential, below: Tensor, small: Tensor) -> Tensor:
+    """block(below + up(small)) for a separable stride-2 block, without making anything of the size of `below`.
+
+    A 3x3 stride-2 conv (padding 1) reads rows 2i-1, 2i and 2i+1. In a map that was up-sampled twice, nearest, these are
+    rows i-1, i and i of the small one: a 2x2 conv with kernel rows [w0, w1 + w2], columns alike.
+
+    Args:
+        block: depthwise 3x3 of stride 2 with norm and activation (the host's Conv), then anything.
+        below: (B, C, 2h, 2w).
+        small: (B, C, h, w).
+    """
+    first: Any = block[0]
+    conv = first.conv
+    rows = torch.cat((conv.weight[:, :, :1], conv.weight[:, :, 1:].sum(2, True)), 2)
+    kernel = torch.cat((rows[..., :1], rows[..., 1:].sum(3, True)), 3)
+    x = conv(below) + F.conv2d(F.pad(small, (1, 0, 1, 0)), kernel, groups=conv.groups)
+    return block[1:](first.act(first.bn(x) if hasattr(first, "bn") else x))
 
 
 def _project(c1: int, c2: int, norm: str) -> nn.Module:

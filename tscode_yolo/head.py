@@ -157,7 +157,7 @@ class TSCODEDetect(Detect):
         """The path of one level that adds full-size logits to SCE's; no bias, for SCE's predictor has one."""
         norms: dict[str, Any] = {"act": config.act, "norm": config.norm}
         if config.sce_skip == "tower":
-            return Tower(c, stock, 2, self.nc, kind="separable", pred_bias=False, **norms)
+            return Tower(c, stock, 2, self.nc, kernel=config.cls_kernel, kind="separable", pred_bias=False, **norms)
         return nn.Sequential(conv_block(c, c, 3, kind="depthwise", **norms), nn.Conv2d(c, self.nc, 1, bias=False))
 
     def _towers(self, config: HeadConfig, branch: str, ch: list[int], stock: int, out: int) -> nn.ModuleList:
@@ -171,6 +171,7 @@ class TSCODEDetect(Detect):
                 width,
                 options[f"{branch}_depth"],
                 out,
+                kernel=options.get(f"{branch}_kernel", 3),
                 kind=options[f"{branch}_conv"],
                 last_kind="deformable" if config.dcn else None,
                 act=config.act,
@@ -278,11 +279,12 @@ class TSCODEDetect(Detect):
 
         Called once by the host, after it has set the strides.
         """
-        box_prior = self.options.get("box_prior") if self.reg_max == 1 else None
+        box_prior = self.options.get("box_prior")
         cls_prior, quality_prior = self.options.get("cls_prior"), self.options.get("quality_prior")
+        box_bias = _box_bias(box_prior, self.reg_max)
         for branch in [self.one2many] + ([self.one2one] if getattr(self, "one2one_cv2", None) is not None else []):
             for tower in branch["box_head"]:
-                tower[-1].bias.data.fill_(2.0 if box_prior is None else box_prior)
+                tower[-1].bias.data.copy_(box_bias)
             cls_head = branch["cls_head"]
             for tower, stride in zip(cls_head, self.stride):
                 rare = math.log(5 / self.nc / (640 / float(stride)) ** 2)  # 5 objects in a 640 px image
@@ -368,6 +370,17 @@ def _features(towers: Any, x: Tensor, level: int) -> Tensor:
 def _logit(probability: float) -> float:
     """The bias that starts a sigmoid at this probability."""
     return math.log(probability / (1 - probability))
+
+
+def _box_bias(distance: float | None, reg_max: int) -> Tensor:
+    """Bias (4 reg_max,) of a box predictor that starts at this distance to each side, in strides; None: the host's.
+
+    With DFL the bins start geometric, p_k ~ r^k with r = m / (1 + m), whose mean is m (nearly, the bins being finite);
+    the host's equal biases start them uniform, with a mean of (reg_max - 1) / 2.
+    """
+    if distance is None or reg_max == 1:
+        return torch.full((4 * reg_max,), 2.0 if distance is None else distance)
+    return (torch.arange(reg_max) * math.log(distance / (1 + distance))).repeat(4)
 
 
 def _flat(maps: Iterable[Tensor]) -> Tensor:
