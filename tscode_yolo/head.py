@@ -105,6 +105,9 @@ class TSCODEDetect(Detect):
             self._build_box_branch(config, levels, next(iter(ch)) if config.finer else None, box_width)
         if config.sce or config.share_towers or config.dcn or config.dpe_neck:
             self._build_cls_branch(config, self.dpe.out_channels if config.dpe_neck else levels, cls_width)
+        if self.cls_skip is not None:
+            for tower in self.cv3:  # SCE adds to full-size logits, so it starts as nothing added
+                nn.init.zeros_(tower[-1].weight)
         if config.quality != "none":
             self.quality = QualityBranch([t[-1].in_channels for t in self.cv2], config.quality == "filter3d")
         if config.level_scale:
