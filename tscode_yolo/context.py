@@ -331,6 +331,9 @@ class DetailPreservingEncoding(nn.Module):
                     conv_block(a, w, 3, 2, kind=kind, act=act, norm=norm) if a else nn.Identity()
                     for a, w in zip(added, widths)
                 )
+        if 0 in levels and act == "silu":
+            for module in (*(self.above or ()), *(self.above2 or ()), *(self.detail or ())):
+                _start_at_zero(module)
 
     def forward(self, pyramid: Sequence[Tensor], finer: Tensor | None = None) -> list[Tensor]:
         """Encode the pyramid.
@@ -392,6 +395,13 @@ def down_of_sum(block: LevelSequential, below: Tensor, small: Tensor) -> Tensor:
     kernel = torch.cat((rows[..., :1], rows[..., 1:].sum(3, True)), 3)
     x = conv(below) + F.conv2d(F.pad(small, (1, 0, 1, 0)), kernel, groups=conv.groups)
     return block[1:](first.act(first.bn(x) if hasattr(first, "bn") else x))
+
+
+def _start_at_zero(module: nn.Module) -> None:
+    """Zero the scale of the last norm, so that what is added to P_l starts as nothing (not before a ReLU: it dies)."""
+    norms = [m for m in module.modules() if isinstance(m, (nn.BatchNorm2d, nn.GroupNorm))]
+    for norm in norms[-1:]:
+        nn.init.zeros_(norm.weight)
 
 
 def _project(c1: int, c2: int, norm: str) -> nn.Module:
