@@ -62,7 +62,7 @@ def randomise_norms(head: torch.nn.Module) -> None:
 @pytest.mark.parametrize("legacy", [True, False])
 @pytest.mark.parametrize("end2end", [True, False])
 def test_both_off_is_the_stock_head(make_head, pyramid, legacy, end2end):
-    ours = make_head(sce=False, dpe=False, legacy=legacy, end2end=end2end)
+    ours = make_head(sce=False, dpe=False, box_prior=math.inf, legacy=legacy, end2end=end2end)
     Detect.legacy = legacy
     stock = Detect(5, 4, end2end, CHANNELS[1:])
     stock.stride = ours.stride
@@ -75,6 +75,27 @@ def test_both_off_is_the_stock_head(make_head, pyramid, legacy, end2end):
     x = pyramid()
     assert_close(ours.train()(list(x)), stock.train()(x[1:]), rtol=0, atol=0)
     assert_close(ours.eval()(list(x))[0], stock.eval()(x[1:])[0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("prior", "expected"), [(None, 2.0), (3.5, 3.5), (math.inf, 7.5)])
+def test_boxes_start_at_the_distance_asked_for(make_head, prior, expected):
+    """The mean of the DFL bins, in strides, that the predictor's bias alone gives; 16 bins cut the tail off a little."""
+    head = make_head(reg_max=16, box_prior=prior)
+    for tower in head.cv2:
+        bins = tower[-1].bias.reshape(4, 16).softmax(-1)
+        assert_close(bins @ torch.arange(16.0), torch.full((4,), expected), rtol=0.1, atol=0)
+    assert make_head(reg_max=1, box_prior=prior).cv2[0][-1].bias.tolist() == [2.0 if prior != 3.5 else 3.5] * 4
+
+
+@pytest.mark.parametrize("end2end", [True, False])
+def test_contexts_start_as_nothing_added(make_head, pyramid, end2end):
+    """DPE's sum starts as P_l (projected where its width differs), SCE's logits as the full-size path's alone."""
+    head = make_head(end2end=end2end, dpe_width=24).eval()  # the width of P3
+    c2, *levels = pyramid()
+    assert_close(head.dpe(levels, c2)[0], levels[0], rtol=0, atol=0)
+    skips = torch.cat([s(p).flatten(2) for s, p in zip(head.cls_skip, levels)], -1)
+    bias = torch.cat([t[-1].bias[:5].view(1, 5, 1).expand(1, 5, p[0, 0].numel()) for t, p in zip(head.cv3, levels)], -1)
+    assert_close(head.forward_head([c2, *levels], **head.one2many)["scores"], skips + bias)
 
 
 @pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)

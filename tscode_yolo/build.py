@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -193,7 +194,7 @@ def with_recipe(config: HeadConfig, recipe: Any) -> HeadConfig:
         score=recipe.score,
         cls_prior=config.cls_prior or recipe.cls_prior,
         quality_prior=config.quality_prior or recipe.quality_prior,
-        box_prior=config.box_prior or recipe.box_prior,
+        box_prior=(recipe.box_prior or config.box_prior) if config.box_prior in (None, math.inf) else config.box_prior,
     )
 
 

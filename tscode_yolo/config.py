@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "act": "relu",
         "level_scale": True,
         "pred_kernel": 3,
+        "box_prior": math.inf,
     },
 }
 
@@ -95,7 +97,8 @@ class HeadConfig:
         score: how class probability p and quality q make the score: p, p q or sqrt(p q).
         cls_prior: probability of a class at the start; None: the host's rare objects.
         quality_prior: the same of the quality branch; None: one half.
-        box_prior: distance to each side at the start in strides; None: the host's (with DFL, half its range).
+        box_prior: distance to each side at the start in strides; infinity: the host's start (with DFL uniform, half its
+            range); None: what the recipe publishes, else 2.
         recipe: how to train: "ultralytics" (the host's own loss), the name of a recipe, or {name: atss, topk: 11, ...}
             with other hyper-parameters. A recipe sets quality, score and the priors.
     """

@@ -36,6 +36,7 @@ from tscode_yolo.context import (
 from tscode_yolo.quality import QualityBranch
 
 CONTEXT = ("sce", "dpe", "cls_skip", "quality", "box_scale")  # what forward_head gets beside the towers, if it exists
+BOX_PRIOR = 2.0  # strides: an object fits its level, so its sides are near; measured in docs/head.md
 PRIOR = 0.01  # probability of a class at the start where a predictor serves all levels (focal loss, arXiv:1708.02002)
 
 
@@ -376,13 +377,16 @@ def _logit(probability: float) -> float:
 
 
 def _box_bias(distance: float | None, reg_max: int) -> Tensor:
-    """Bias (4 reg_max,) of a box predictor that starts at this distance to each side, in strides; None: the host's.
+    """Bias (4 reg_max,) of a box predictor that starts at this distance to each side, in strides.
 
-    With DFL the bins start geometric, p_k ~ r^k with r = m / (1 + m), whose mean is m (nearly, the bins being finite);
-    the host's equal biases start them uniform, with a mean of (reg_max - 1) / 2.
+    With DFL the bins start geometric, p_k ~ r^k with r = m / (1 + m), whose mean is m (nearly, the bins being finite).
+    Infinity is the host's start: uniform, with a mean of (reg_max - 1) / 2; 2 strides where there are no bins.
     """
-    if distance is None or reg_max == 1:
-        return torch.full((4 * reg_max,), 2.0 if distance is None else distance)
+    distance = BOX_PRIOR if distance is None else distance
+    if math.isinf(distance):
+        return torch.full((4 * reg_max,), 2.0)
+    if reg_max == 1:
+        return torch.full((4,), distance)
     return (torch.arange(reg_max) * math.log(distance / (1 + distance))).repeat(4)
 
 
