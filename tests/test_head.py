@@ -87,12 +87,15 @@ def test_boxes_start_at_the_distance_asked_for(make_head, prior, expected):
     assert make_head(reg_max=1, box_prior=prior).cv2[0][-1].bias.tolist() == [2.0 if prior != 3.5 else 3.5] * 4
 
 
+@pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("end2end", [True, False])
-def test_contexts_start_as_nothing_added(make_head, pyramid, end2end):
+def test_contexts_start_as_nothing_added(make_head, pyramid, end2end, shared):
     """DPE's sum starts as P_l (projected where its width differs), SCE's logits as the full-size path's alone."""
-    head = make_head(end2end=end2end, dpe_width=24).eval()  # the width of P3
+    head = make_head(end2end=end2end, dpe_width=24, share_down=shared).eval()  # the width of P3
     c2, *levels = pyramid()
-    assert_close(head.dpe(levels, c2)[0], levels[0], rtol=0, atol=0)
+    plain = [same(p) for same, p in zip(head.dpe.same, levels)]
+    assert_close(head.dpe(levels, c2), plain, rtol=0, atol=0)
+    assert_close(plain[0], levels[0], rtol=0, atol=0)
     skips = torch.cat([s(p).flatten(2) for s, p in zip(head.cls_skip, levels)], -1)
     bias = torch.cat([t[-1].bias[:5].view(1, 5, 1).expand(1, 5, p[0, 0].numel()) for t, p in zip(head.cv3, levels)], -1)
     assert_close(head.forward_head([c2, *levels], **head.one2many)["scores"], skips + bias)

@@ -398,10 +398,11 @@ def down_of_sum(block: LevelSequential, below: Tensor, small: Tensor) -> Tensor:
 
 
 def _start_at_zero(module: nn.Module) -> None:
-    """Zero the scale of the last norm, so that what is added to P_l starts as nothing (not before a ReLU: it dies)."""
-    norms = [m for m in module.modules() if isinstance(m, (nn.BatchNorm2d, nn.GroupNorm))]
-    for norm in norms[-1:]:
-        nn.init.zeros_(norm.weight)
+    """Zero the scales of the last norm, so that what is added to P_l starts as nothing (not before a ReLU: it dies)."""
+    for conv in [m for m in module.modules() if isinstance(m, (Conv, LevelConv))][-1:]:
+        for norm in conv.modules():
+            if isinstance(norm, (nn.BatchNorm2d, nn.GroupNorm)):
+                nn.init.zeros_(norm.weight)
 
 
 def _project(c1: int, c2: int, norm: str) -> nn.Module:
