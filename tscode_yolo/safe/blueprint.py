@@ -44,7 +44,8 @@ def describe(model: Any, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: not a detection model built from a YAML.
     """
-    head = model.model[-1] if isinstance(model, DetectionModel) else None
+    layers: Any = model.model if isinstance(model, DetectionModel) else [None]
+    head = layers[-1]
     if not isinstance(head, Detect) or not isinstance(getattr(model, "yaml", None), dict):
         raise ValueError(f"expected a detection model with its YAML, got a {type(model).__name__}; pack works on those")
     arguments = {k: _portable(v) for k, v in dict(checkpoint.get("train_args") or {}).items()}

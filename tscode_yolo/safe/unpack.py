@@ -37,7 +37,7 @@ def load_safe(path: str | Path) -> YOLO:
     """
     file = locate(path)
     net, description = read_model(file)
-    host = YOLO(str(file), task="detect")
+    host: Any = YOLO(str(file), task="detect")
     net = net.float()
     net.pt_path = str(file.with_suffix(".pt"))  # names the exported files
     arguments = {"task": "detect", **net.args}
