@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 
 import cv2
@@ -102,32 +103,27 @@ def test_without_a_readable_file_it_says_so(tmp_path):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("yolo11n-tscode.yaml", {"imgsz": 160}),
-        ("yolo11n-tscode.yaml", {"imgsz": [96, 160]}),
-        ("yolo11n-tscode.yaml", {"imgsz": 160, "dynamic": True}),
-        ("yolo11n-tscode.yaml", {"imgsz": 160, "nms": True, "conf": 0.02}),
-        ("yolo26n-tscode.yaml", {"imgsz": 160, "nms": False}),
-        ("yolo26n-tscode.yaml", {"imgsz": 160}),
+        ("yolo11n", {"imgsz": 320}),
+        ("yolo11n", {"imgsz": [192, 320]}),
+        ("yolo11n", {"imgsz": 320, "dynamic": True}),
+        ("yolo11n", {"imgsz": 320, "nms": True, "conf": 0.25}),
+        ("yolo26n", {"imgsz": 320, "nms": False}),
+        ("yolo26n", {"imgsz": 320}),
     ],
     ids=["static", "oblong", "dynamic", "nms", "end2end", "one2many"],
 )
-def test_it_gives_what_the_host_gives_from_the_same_file(tmp_path, name, options):
-    import torch
+def test_it_gives_what_the_host_gives_from_the_same_file(tmp_path, shared, name, options):
+    """On trained weights and a photograph: a random network answers with ties, which NMS may break either way."""
     from ultralytics import YOLO
 
-    model = YOLO(name)
-    with torch.no_grad():  # scores spread over (0, 1), so that NMS and the threshold have work
-        for conv in model.model.model[-1].class_convs().values():
-            conv.weight.normal_(0, 0.5)
-    model.model.pt_path = str(tmp_path / "best.pt")
-    file = model.export(format="onnx", verbose=False, simplify=True, **options)
-    image = tmp_path / "image.png"
-    cv2.imwrite(str(image), np.random.default_rng(0).integers(0, 256, (120, 150, 3), np.uint8))
-    result = YOLO(file).predict(image, conf=0.02, iou=0.7, imgsz=options["imgsz"], verbose=False)[0]
-    expected = [[*box, c, result.names[int(k)]] for *box, c, k in result.boxes.data.tolist()]
-    lines = alone(file, image, tmp_path / "o.png", "0.02", cwd=tmp_path)
-    assert len(lines) == len(expected) > 0
-    got = [[*map(float, line[3:]), float(line[2]), line[1]] for line in lines]
-    for ours, theirs in zip(sorted(got), sorted(expected)):
-        assert ours[-1] == theirs[-1]
-        np.testing.assert_allclose(ours[:-1], theirs[:-1], atol=0.06)
+    weights = shutil.copy(shared / f"weights/{name}-restored.pt", tmp_path / "best.pt")
+    photo = sorted((shared / "data/coco128/images/val").glob("*.jpg"))[0]
+    file = YOLO(weights).export(format="onnx", verbose=False, **options)
+    result = YOLO(file).predict(photo, conf=0.25, iou=0.7, imgsz=options["imgsz"], verbose=False)[0]
+    expected = [(result.names[int(k)], [*box, c]) for *box, c, k in result.boxes.data.tolist()]
+    lines = alone(file, photo, tmp_path / "o.png", "0.25", cwd=tmp_path)
+    got = [(" ".join(line[1:-5]), [*map(float, line[-4:]), float(line[-5])]) for line in lines]
+    assert len(got) == len(expected) > 1
+    for (name_a, a), (name_b, b) in zip(got, expected):  # both best first
+        assert name_a == name_b
+        np.testing.assert_allclose(a, b, atol=0.06)
