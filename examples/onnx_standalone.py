@@ -43,7 +43,7 @@ class Detector:
             batch = batch.repeat(self.input.shape[0], 0)
         out = self.session.run(None, {self.input.name: np.ascontiguousarray(batch)})[0][0].astype(np.float32)
         rows = out[out[:, 4] > conf] if self.final else suppress(out.T, conf, iou)
-        rows[:, :4] = (rows[:, :4] - (left, top, left, top)) / gain
+        rows[:, :4] = (rows[:, :4] - (left, top, left, top)) / (w / width, h / height, w / width, h / height)
         rows[:, :4] = rows[:, :4].clip(0, (width, height, width, height))
         return rows[rows[:, 4].argsort(kind="stable")[::-1]][:300]
 

@@ -109,8 +109,8 @@ def parity(
     for row in rows:
         row["verdict"], row["reason"] = judge(row, tolerances)
     return {
-        "model": weights.name if stock is None else "/".join(weights.parts[-3:]),
-        "baseline": "/".join(stock.parts[-3:]) if stock else None,
+        "model": weights.name,
+        "baseline": stock.name if stock else None,
         "imgsz": setting.imgsz,
         "conf": conf,
         "data": "/".join(Path(labels).parts[-2:]) if labels else None,
