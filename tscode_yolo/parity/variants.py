@@ -112,14 +112,14 @@ def plan(fmt: str, variants: list[str], imgsz: int, end2end: bool) -> list[Varia
 
     Args:
         fmt: one of `NEEDS`.
-        variants: words each; ``all`` is base and every one of `ALL` that the host offers for this format.
+        variants: words each; ``all`` is base and every one of `ALL` that the host offers for this format; others
+            may stand beside it.
         imgsz: as `parse`.
         end2end: whether the model has a branch that needs no NMS.
     """
-    if "all" not in variants:
-        return [parse(fmt, words, imgsz) for words in variants]
-    every = [parse(fmt, words, imgsz) for words in ("base", *ALL)]
-    return [v for v in every if not not_offered(v, end2end)]
+    offered = [w for w in ("base", *ALL) if "all" in variants and not not_offered(parse(fmt, w, imgsz), end2end)]
+    named = [words for words in variants if words != "all"]
+    return [parse(fmt, words, imgsz) for words in dict.fromkeys([*offered, *named])]
 
 
 def not_offered(variant: Variant, end2end: bool) -> str | None:
