@@ -117,15 +117,17 @@ def plan(fmt: str, variants: list[str], imgsz: int, end2end: bool) -> list[Varia
         imgsz: as `parse`.
         end2end: whether the model has a branch that needs no NMS.
     """
-    offered = [w for w in ("base", *ALL) if "all" in variants and not not_offered(parse(fmt, w, imgsz), end2end)]
+    offered = ["base", *(w for w in ALL if not not_offered(parse(fmt, w, imgsz), end2end))]
     named = [words for words in variants if words != "all"]
-    return [parse(fmt, words, imgsz) for words in dict.fromkeys([*offered, *named])]
+    return [parse(fmt, words, imgsz) for words in dict.fromkeys([*(offered if "all" in variants else ()), *named])]
 
 
 def not_offered(variant: Variant, end2end: bool) -> str | None:
     """Why the host has no such export, or None if it has."""
     table = exporter.export_formats()
-    takes = dict(zip(table["Argument"], table["Arguments"], strict=True))[variant.format]
+    takes = dict(zip(table["Argument"], table["Arguments"], strict=True)).get(variant.format)
+    if takes is None:
+        return f"this Ultralytics has no format {variant.format}"
     words = {"dynamic": "dynamic", "unslimmed": "simplify", "nms": "nms"}
     missing = [flag for flag, argument in words.items() if flag in variant.flags and argument not in takes]
     missing += ["opset"] if variant.opset and variant.format != "onnx" else []
