@@ -64,6 +64,8 @@ def test_what_cannot_run_here_says_why(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert cannot_run(parse("engine", "base", 640), None) == "needs a CUDA device, there is none here"
     assert cannot_run(parse("onnx", "int8", 640), None) == "int8 is calibrated on real images: give data="
+    if "mnn" in exporter.export_formats()["Argument"]:
+        assert "data=" not in (cannot_run(parse("mnn", "int8", 640), None) or "")  # it rounds the weights only
     assert "CUDA" in cannot_run(parse("torchscript", "half", 640), None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert cannot_run(parse("ncnn", "base", 640), None) == "not installed: ncnn, pnnx"

@@ -16,7 +16,7 @@ from ultralytics import YOLO
 from ultralytics.data.augment import LetterBox
 from ultralytics.nn.autobackend import AutoBackend
 
-from tscode_yolo.parity.variants import Variant
+from tscode_yolo.parity.variants import Variant, calibrates
 from tscode_yolo.study import flops
 from tscode_yolo.study.profile import load
 
@@ -42,7 +42,7 @@ def export(weights: Path, variant: Variant, folder: Path, *, data: str | None, c
     arguments = variant.arguments()
     if "nms" in variant.flags:
         arguments |= {"conf": conf, "iou": iou}
-    if variant.precision == "int8":
+    if variant.precision == "int8" and calibrates(variant):
         arguments |= {"data": data, "split": "train"}
     device = "cpu" if variant.format != "engine" else 0
     return Path(YOLO(copy).export(**arguments, device=device, verbose=False))

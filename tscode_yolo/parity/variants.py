@@ -153,7 +153,7 @@ def cannot_run(variant: Variant, data: str | None) -> str | None:
     modules = NEEDS[variant.format][0]
     if variant.precision == "int8":
         modules = (*modules, *((INT8_NEEDS[variant.format],) if variant.format in INT8_NEEDS else ()))
-        if data is None:
+        if data is None and calibrates(variant):
             return "int8 is calibrated on real images: give data="
     if variant.format == "engine" and not torch.cuda.is_available():
         return "needs a CUDA device, there is none here"
@@ -162,6 +162,12 @@ def cannot_run(variant: Variant, data: str | None) -> str | None:
     if variant.format == "torchscript" and variant.precision == "half" and not torch.cuda.is_available():
         return "the host exports half-precision TorchScript on CUDA devices only, there is none here"
     return _lacking(modules)
+
+
+def calibrates(variant: Variant) -> bool:
+    """Whether the host calibrates this export on images; some formats only round the weights."""
+    table = exporter.export_formats()
+    return "data" in dict(zip(table["Argument"], table["Arguments"], strict=True)).get(variant.format, ())
 
 
 def cannot_load(variant: Variant) -> str | None:
