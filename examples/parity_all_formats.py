@@ -25,7 +25,8 @@ ENVIRONMENTS: dict[str, tuple[str, list[str]]] = {
     "onnx": ("torchscript,onnx", ["onnx", "onnxruntime", "onnxslim>=0.1.82"]),
     "openvino": ("openvino", ["openvino>=2024.0.0", "nncf>=2.14.0"]),
     "ncnn": ("ncnn", ["ncnn", "pnnx==20260526"]),
-    "mnn": ("mnn", ["MNN>=2.9.6", "onnx", "onnxslim>=0.1.82"]),
+    # MNN's converter imports Alibaba's log client, and pip-installs it in mid-flight where it is missing.
+    "mnn": ("mnn", ["MNN>=2.9.6", "aliyun-log-python-sdk", "protobuf<6", "onnx<1.20", "onnxslim>=0.1.82"]),
     "executorch": ("executorch", ["executorch", "numpy<=2.3.5"]),
     "litert": ("litert", ["litert-torch>=0.10.0", "ai-edge-litert>=2.3.0", "ai-edge-quantizer>=0.10.0"]),
     "tensorflow": (

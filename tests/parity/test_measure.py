@@ -62,15 +62,15 @@ def test_what_a_converter_throws_is_the_rows_reason(lively, setting, tmp_path, m
     assert judge(row, Tolerances()) == (FAIL, "RuntimeError: no kernel for PixelShuffle")
 
 
-def test_a_process_that_dies_leaves_a_row_that_fails(tmp_path, monkeypatch):
+def test_a_process_that_dies_leaves_a_row_that_fails_and_none_may_install(tmp_path, monkeypatch):
     script = tmp_path / "python"
-    script.write_text("#!/bin/sh\necho the runtime said no\nkill -SEGV $$\n")
+    script.write_text("#!/bin/sh\necho the runtime said no $YOLO_AUTOINSTALL $PIP_NO_INDEX\nkill -SEGV $$\n")
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
     request = {"format": "onnx", "variants": ["base", "dynamic"], "setting": {"imgsz": 64}}
     rows = worker.run(request, tmp_path / "work", timeout=60)
     assert [r["variant"] for r in rows] == ["base", "dynamic"]
-    assert judge(rows[0], Tolerances()) == (FAIL, "its process died with 11; last words: the runtime said no")
+    assert judge(rows[0], Tolerances()) == (FAIL, "its process died with 11; last words: the runtime said no false 1")
     assert judge(rows[1], Tolerances())[0] == FAIL
 
 

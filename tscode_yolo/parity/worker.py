@@ -44,8 +44,8 @@ def run(request: dict[str, Any], folder: Path, timeout: float) -> list[dict[str,
     folder.mkdir(parents=True, exist_ok=True)
     result, log = folder / "result.json", folder / "log.txt"
     write_json(folder / "request.json", request)
-    # The host would otherwise install packages into the user's environment in the middle of an export.
-    environment = {**os.environ, "YOLO_AUTOINSTALL": "false"}
+    # The host, and MNN's converter of its own accord, would install packages into whatever environment `pip` belongs to.
+    environment = {**os.environ, "YOLO_AUTOINSTALL": "false", "PIP_NO_INDEX": "1"}
     command = [sys.executable, "-m", "tscode_yolo.parity.worker", str(folder / "request.json"), str(result)]
     try:
         with log.open("w") as out:
