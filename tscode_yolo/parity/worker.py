@@ -44,7 +44,7 @@ def run(request: dict[str, Any], folder: Path, timeout: float) -> list[dict[str,
     folder.mkdir(parents=True, exist_ok=True)
     result, log = folder / "result.json", folder / "log.txt"
     write_json(folder / "request.json", request)
-    # The host, and MNN's converter of its own accord, would install packages into whatever environment `pip` belongs to.
+    # The host would install packages into the environment, and MNN's converter into whichever one `pip` belongs to.
     environment = {**os.environ, "YOLO_AUTOINSTALL": "false", "PIP_NO_INDEX": "1"}
     command = [sys.executable, "-m", "tscode_yolo.parity.worker", str(folder / "request.json"), str(result)]
     try:
