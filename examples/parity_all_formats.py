@@ -37,7 +37,7 @@ ENVIRONMENTS: dict[str, tuple[str, list[str]]] = {
             *("onnxruntime", "onnxslim>=0.1.82"),
         ],
     ),
-    "paddle": ("paddle", ["paddlepaddle>=3.0.0,<3.3.0", "x2paddle", "six", "setuptools<82"]),
+    "paddle": ("paddle", ["paddlepaddle>=3.0.0,<3.3.0", "x2paddle", "six", "setuptools<82", "protobuf<7"]),
     "coreml": ("coreml", ["coremltools>=9.0", "numpy<=2.3.5", "scikit-learn"]),
     "tensorrt": ("engine", ["tensorrt", "onnx", "onnxslim>=0.1.82"]),
 }

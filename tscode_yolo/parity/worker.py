@@ -31,16 +31,27 @@ PACKAGES = {  # format -> distributions whose versions belong to its rows; torch
 
 
 def run(request: dict[str, Any], folder: Path, timeout: float) -> list[dict[str, Any]]:
-    """Measure the variants of one format in a fresh process.
+    """Measure the variants of one format in a fresh process; after a crash the rest of them in another.
 
     Args:
         request: see `serve`; JSON values.
         folder: where its files go.
-        timeout: seconds for all of them.
+        timeout: seconds for each process.
 
     Returns:
-        One row a variant; those that a crash or the clock took along carry it as their error.
+        One row a variant; one that a crash or the clock took along carries it as its error.
     """
+    rows: list[dict[str, Any]] = []
+    while left := request["variants"][len(rows) :]:
+        done, ended = attempt({**request, "variants": left}, folder / str(len(rows)), timeout)
+        rows += done
+        if len(done) < len(left):
+            rows.append(lost(request, left[len(done)], ended))
+    return rows
+
+
+def attempt(request: dict[str, Any], folder: Path, timeout: float) -> tuple[list[dict[str, Any]], str]:
+    """One process: the rows it wrote, and how it ended."""
     folder.mkdir(parents=True, exist_ok=True)
     result, log = folder / "result.json", folder / "log.txt"
     write_json(folder / "request.json", request)
@@ -52,15 +63,11 @@ def run(request: dict[str, Any], folder: Path, timeout: float) -> list[dict[str,
             code = subprocess.run(
                 command, cwd=folder, env=environment, stdout=out, stderr=out, timeout=timeout, check=False
             ).returncode
-        ended = f"its process died with {-code}" if code < 0 else f"its process ended with exit code {code}"
+        ended = f"its process died with signal {-code}" if code < 0 else f"its process ended with exit code {code}"
     except subprocess.TimeoutExpired:
         ended = f"took longer than timeout={timeout:g} s"
-    rows = list((read_json(result) or {"rows": []})["rows"])
     last = " ".join(log.read_text(errors="replace").split())[-200:]
-    for variant in request["variants"][len(rows) :]:
-        rows.append(lost(request, variant, f"{ended}; last words: {last}"))
-        ended = "not reached: the process had ended before"
-    return rows
+    return list((read_json(result) or {"rows": []})["rows"]), f"{ended}; last words: {last}"
 
 
 def lost(request: dict[str, Any], words: str, reason: str) -> dict[str, Any]:
