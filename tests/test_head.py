@@ -347,7 +347,7 @@ def test_errors_name_what_was_expected(make_head, pyramid):
 
 @pytest.mark.parametrize("fmt", SUM_FIRST)
 def test_the_form_for_a_runtime_computes_the_same(make_head, pyramid, fmt):
-    """ExecuTorch's partitioner refuses a kernel that is computed in the graph, so DPE sums first for it."""
+    """A kernel computed in the graph stops ExecuTorch's partitioner and crashes Paddle, so DPE sums first for them."""
     head = make_head().eval()
     for module in head.dpe.modules():
         if isinstance(module, torch.nn.BatchNorm2d):  # some start at zero, which would hide the term

@@ -37,7 +37,7 @@ from tscode_yolo.quality import QualityBranch
 
 CONTEXT = ("sce", "dpe", "cls_skip", "quality", "box_scale")  # what forward_head gets beside the towers, if it exists
 BOX_PRIOR = 2.0  # strides: an object fits its level, so its sides are near; measured in docs/head.md
-SUM_FIRST = ("executorch",)  # exports that do not take a kernel computed in the graph (see examples/results/parity)
+SUM_FIRST = ("executorch", "paddle")  # exports that do not take a kernel computed in the graph, see docs/exports.md
 PRIOR = 0.01  # probability of a class at the start where a predictor serves all levels (focal loss, arXiv:1708.02002)
 
 
