@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 
 import pytest
@@ -94,18 +95,23 @@ def test_images_come_from_all_over_the_folder(tmp_path):
     assert [p[-5:] for p in pick_images(None, str(tmp_path), 3)] == ["0.jpg", "3.jpg", "6.jpg"]
 
 
+@pytest.fixture(scope="module")
+def photos(shared, tmp_path_factory) -> str:
+    """A folder of two photographs: on noise or random weights, near ties would decide NMS."""
+    folder = tmp_path_factory.mktemp("photos")
+    for file in sorted((shared / "data/coco128/images/val").glob("*.jpg"))[:2]:
+        shutil.copy(file, folder)
+    return str(folder)
+
+
 @pytest.mark.slow
-def test_the_verb_compares_with_the_stock_head_and_writes_both_files(make_lively, noise, tmp_path, capsys):
-    ours = make_lively(tmp_path / "ours.pt")
-    stock = make_lively(tmp_path / "stock.pt", "yolo11n.yaml")
+def test_the_verb_compares_with_another_head_and_writes_both_files(shared, photos, tmp_path):
+    models = [f"model={shared / 'weights/yolo11n-restored.pt'}", f"baseline={shared / 'weights/yolov8n-restored.pt'}"]
     files = [f"json={tmp_path / 'r.json'}", f"md={tmp_path / 'r.md'}"]
-    arguments = [f"model={ours}", f"baseline={stock}", "imgsz=160", "rounds=6", f"source={noise[0].rpartition('/')[0]}"]
-    formats = "formats=torchscript,onnx,ncnn"
-    assert cli.main(["parity", *arguments, formats, "variants=base,dynamic,batch2,96x160", *files]) == 0
+    options = ["imgsz=160", "rounds=2", f"source={photos}", "formats=torchscript,onnx", "variants=base,batch2,96x160"]
+    assert cli.main(["parity", *models, *options, *files]) == 0
     report = json.loads((tmp_path / "r.json").read_text())
-    verdicts = {(r["format"], r["variant"]): r["verdict"] for r in report["rows"]}
-    assert {v for (f, _), v in verdicts.items() if f != "ncnn"} == {PASS}
-    assert len(verdicts) == 12
+    assert [r["verdict"] for r in report["rows"]] == [PASS] * 6
     row = report["rows"][0]
     assert row["latency"]["to_pytorch"]["median"] > 0
     assert row["latency"]["to_stock"]["median"] > 0
@@ -115,14 +121,11 @@ def test_the_verb_compares_with_the_stock_head_and_writes_both_files(make_lively
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["end2end", "base", "nms"])
-def test_both_branches_of_an_end_to_end_head_are_held_against_their_own(make_lively, noise, tmp_path, variant):
-    weights = make_lively(tmp_path / "best.pt", "yolo26n-tscode.yaml")
-    found = parity(
-        str(weights), formats="onnx", variants=variant, imgsz=160, rounds=0, source=noise[0].rpartition("/")[0]
-    )
-    assert [r["verdict"] for r in found["rows"]] == [PASS], found["rows"][0]["reason"]
-    assert (found["rows"][0]["model"]["boxes"] is None) == (variant != "base")
+def test_both_branches_of_an_end_to_end_head_are_held_against_their_own(shared, photos):
+    weights = str(shared / "weights/yolo26n-restored.pt")
+    found = parity(weights, formats="onnx", variants="end2end,base,nms", imgsz=320, rounds=0, source=photos)
+    assert [(r["verdict"], r["reason"]) for r in found["rows"]] == [(PASS, "")] * 3
+    assert [r["model"]["boxes"] is None for r in found["rows"]] == [True, False, True]
 
 
 def test_the_script_explains_itself_and_knows_every_format():
