@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from ultralytics.nn.modules.head import Detect
 
 from tscode_yolo.config import SCHEMA
-from tscode_yolo.head import TSCODEDetect
+from tscode_yolo.head import SUM_FIRST, TSCODEDetect
 
 VARIANTS = {
     "default": {},
@@ -343,3 +343,21 @@ def test_errors_name_what_was_expected(make_head, pyramid):
     p3, p4, p5 = pyramid(finer=False)
     with pytest.raises(ValueError, match=r"input 0 is 12x20 and input 1 is 3x5\. Check the layer numbers"):
         head([p3, p5, p4])
+
+
+@pytest.mark.parametrize("fmt", SUM_FIRST)
+def test_the_form_for_a_runtime_computes_the_same(make_head, pyramid, fmt):
+    """A kernel computed in the graph stops ExecuTorch's partitioner and crashes Paddle, so DPE sums first for them."""
+    head = make_head().eval()
+    for module in head.dpe.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):  # some start at zero, which would hide the term
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+    maps = pyramid(96, 160)
+    expected = head(list(maps))[0]
+    head.export, head.format = True, fmt
+    out = head(list(maps))
+    assert head.dpe.sum_first
+    torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-4)
+    head.export = False
+    head(list(maps))
+    assert not head.dpe.sum_first

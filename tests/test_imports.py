@@ -24,6 +24,8 @@ ALLOWED = {
     "doctor": {"config", "register"},
     "study": {"config", "register"},
     "align": set(),
+    "safe": {"build", "config", "register", "study"},
+    "parity": {"config", "register", "study"},
     "cli": {"config"},
     "__init__": {"register"},
 }

@@ -11,9 +11,15 @@ import sys
 
 __version__ = "0.1.0"
 
-__all__ = ["HeadConfig", "TSCODEDetect", "cfg_path"]
+__all__ = ["HeadConfig", "TSCODEDetect", "cfg_path", "from_pretrained", "load_safe"]
 
-_HOMES = {"HeadConfig": "config", "TSCODEDetect": "head", "cfg_path": "config"}
+_HOMES = {
+    "HeadConfig": "config",
+    "TSCODEDetect": "head",
+    "cfg_path": "config",
+    "from_pretrained": "safe.hub",
+    "load_safe": "safe.unpack",
+}
 
 
 def __getattr__(name: str) -> object:

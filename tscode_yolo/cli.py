@@ -16,6 +16,10 @@ VERBS = {  # name: (module with main(args) -> exit code, what it does)
     "compare": ("tscode_yolo.study.compare", "is one head better? paired seeds, intervals, cost, a report"),
     "ablate": ("tscode_yolo.study.ablate", "the same over a grid of head options: table1, table2, table3, FILE.yaml"),
     "paper": ("tscode_yolo.study.paper", "the paper's tables with their GFLOPs beside ours, counted live"),
+    "pack": ("tscode_yolo.safe.pack", "best.pt to best.safetensors: tensors and JSON, loaded without unpickling"),
+    "unpack": ("tscode_yolo.safe.unpack", "and back"),
+    "push": ("tscode_yolo.safe.hub", "packed weights to the Hugging Face Hub"),
+    "parity": ("tscode_yolo.parity", "do the exports compute what PyTorch computes? per format, with tolerances"),
     "align": ("tscode_yolo.align", "see where scores and boxes disagree before NMS: numbers, pictures, report"),
 }
 
@@ -73,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
         if verb not in VERBS:
             raise ValueError(unknown_name("verb", verb, list(VERBS)))
         return importlib.import_module(VERBS[verb][0]).main(parse(rest))
-    except (ValueError, OSError) as e:
+    except (ValueError, OSError, ImportError) as e:
         print(f"tscode: {e}", file=sys.stderr)
         return 2
 

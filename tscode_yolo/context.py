@@ -271,7 +271,10 @@ class DetailPreservingEncoding(nn.Module):
 
     Attributes:
         out_channels: channels of G_l^loc per level.
+        sum_first: make the sum at the finer size and then halve it, as Eq. 5 is written, rather than by `down_of_sum`.
     """
+
+    sum_first = False
 
     def __init__(
         self,
@@ -367,7 +370,7 @@ class DetailPreservingEncoding(nn.Module):
         if self.same_up is None:
             return _at(self.detail, level, below)
         small, block = self.same_up[level](pyramid[level]), self.detail[level if len(self.detail) > 1 else 0]
-        if _halves_exactly(block, below, small):
+        if _halves_exactly(block, below, small) and not self.sum_first:
             return down_of_sum(block, below, small)
         return run_level(block, below + up(small, below), level)
 

@@ -153,7 +153,7 @@ def evaluate(weights: Path, data: Path, split: str, args: dict[str, Any], folder
         ``coco`` (`coco_metrics`), ``host`` (mAP and mAP50 in percent) and ``tool``.
     """
     taken: dict[str, Any] = {
-        k: args[k] for k in ("imgsz", "batch", "device", "conf", "iou", "max_det", "single_cls") if k in args
+        k: args[k] for k in ("imgsz", "batch", "device", "conf", "iou", "max_det", "single_cls", "nms") if k in args
     }
     overrides: dict[str, Any] = {**taken, "model": str(weights), "data": str(data), "split": split}
     overrides |= {"task": "detect", "mode": "val", "plots": False, "verbose": False, "workers": 0}

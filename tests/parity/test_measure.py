@@ -1,0 +1,142 @@
+"""The whole way with TorchScript, which needs nothing but torch; the other formats are slow tests and the script."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+
+import pytest
+import torch
+from conftest import REPO, run
+
+from tscode_yolo import cli
+from tscode_yolo.parity import exported, worker
+from tscode_yolo.parity.command import parity, pick_images
+from tscode_yolo.parity.judge import FAIL, PASS, Tolerances, judge
+from tscode_yolo.parity.measure import Setting, compare, measure
+from tscode_yolo.parity.variants import parse
+
+
+@pytest.fixture(scope="module")
+def setting(noise):
+    return Setting(images=noise, data=None, conf=0.25, score=1e-3, rounds=0, imgsz=160, ap={})
+
+
+def test_a_faithful_export_passes_and_leaves_the_checkpoint_alone(lively, setting, tmp_path):
+    before = sorted(p.name for p in lively.parent.iterdir())
+    found = measure(lively, None, parse("torchscript", "base", 160), setting, tmp_path)
+    assert judge(found, Tolerances()) == (PASS, "")
+    assert found["model"]["detections"]["matched"] == found["model"]["detections"]["reference"] > 0
+    assert found["model"]["boxes"]["max"] < 1e-3
+    assert found["model"]["bytes"] > 1e6
+    assert sorted(p.name for p in lively.parent.iterdir()) == before
+
+
+@pytest.mark.parametrize("fault", ["quadrants", "crop", "shift"])
+def test_a_head_that_computes_something_else_once_exported_fails(lively, setting, monkeypatch, fault):
+    """The faults a custom head has in practice, put between PyTorch's output and the runtime's."""
+    variant = parse("torchscript", "base", 160)
+    faithful = exported.pytorch(lively, end2end=False)
+
+    def wrong(images):
+        out = faithful(images).clone()
+        if fault == "quadrants":  # pixel shuffle in another order: scores go to the neighbouring anchor point
+            out[:, 4:, :400] = out[:, 4:, :400].unflatten(2, (20, 20)).transpose(2, 3).flatten(2)
+        elif fault == "crop":  # an off-by-one in the up-sampled map
+            out[:, 4:] = out[:, 4:].roll(1, -1)
+        else:  # half a pixel, which no detector's own look would show
+            out[:, :2] += 0.5
+        return out
+
+    side = {**dict.fromkeys(("unrunnable", "error", "ap")), **compare(lively, wrong, False, variant, setting)}
+    row = {"skipped": None, "model": side, "baseline": None, "precision": "float32"}
+    assert judge(row, Tolerances())[0] == FAIL
+
+
+def test_what_a_converter_throws_is_the_rows_reason(lively, setting, tmp_path, monkeypatch):
+    def broken(*args, **kwargs):
+        raise RuntimeError("no kernel for\nPixelShuffle")
+
+    monkeypatch.setattr(exported, "export", broken)
+    row = measure(lively, None, parse("torchscript", "base", 160), setting, tmp_path)
+    assert judge(row, Tolerances()) == (FAIL, "RuntimeError: no kernel for PixelShuffle")
+
+
+def test_a_process_that_dies_leaves_a_row_that_fails_and_none_may_install(tmp_path, monkeypatch):
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\necho the runtime said no $YOLO_AUTOINSTALL $PIP_NO_INDEX\nkill -SEGV $$\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    request = {"format": "onnx", "variants": ["base", "dynamic"], "setting": {"imgsz": 64}}
+    rows = worker.run(request, tmp_path / "work", timeout=60)
+    assert [r["variant"] for r in rows] == ["base", "dynamic"]
+    died = "its process died with signal 11; last words: the runtime said no false 1"
+    assert [judge(r, Tolerances()) for r in rows] == [(FAIL, died)] * 2  # the second had a process of its own
+
+
+def test_wrong_arguments_end_in_one_line(lively, capsys, tmp_path):
+    for arguments, message in (
+        (["model=nowhere.pt"], "expected a file"),
+        ([f"model={lively}", "formats=onx"], "unknown format 'onx'; did you mean 'onnx'?"),
+        ([f"model={lively}", "variants=hlaf"], "unknown variant 'hlaf'; did you mean 'half'?"),
+        ([f"model={lively}", "imgsz=100"], "expected a multiple of 32"),
+        ([f"model={lively}", f"source={tmp_path}"], "expected images, got none"),
+        ([f"model={lively}", "format=onnx"], "did you mean formats=?"),
+    ):
+        assert cli.main(["parity", *arguments]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_images_come_from_all_over_the_folder(tmp_path):
+    for i in range(10):
+        (tmp_path / f"{i}.jpg").touch()
+    (tmp_path / "notes.txt").touch()
+    assert [p[-5:] for p in pick_images(None, str(tmp_path), 3)] == ["0.jpg", "3.jpg", "6.jpg"]
+
+
+@pytest.fixture(scope="module")
+def photos(shared, tmp_path_factory) -> str:
+    """A folder of two photographs: on noise or random weights, near ties would decide NMS."""
+    folder = tmp_path_factory.mktemp("photos")
+    for file in sorted((shared / "data/coco128/images/val").glob("*.jpg"))[:2]:
+        shutil.copy(file, folder)
+    return str(folder)
+
+
+@pytest.mark.slow
+def test_the_verb_compares_with_another_head_and_writes_both_files(shared, photos, tmp_path):
+    models = [f"model={shared / 'weights/yolo11n-restored.pt'}", f"baseline={shared / 'weights/yolov8n-restored.pt'}"]
+    files = [f"json={tmp_path / 'r.json'}", f"md={tmp_path / 'r.md'}"]
+    options = ["imgsz=160", "rounds=2", f"source={photos}", "formats=torchscript,onnx", "variants=base,batch2,96x160"]
+    assert cli.main(["parity", *models, *options, *files]) == 0
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert [r["verdict"] for r in report["rows"]] == [PASS] * 6
+    row = report["rows"][0]
+    assert row["latency"]["to_pytorch"]["median"] > 0
+    assert row["latency"]["to_stock"]["median"] > 0
+    assert row["packages"]["torch"] == torch.__version__.partition("+")[0]
+    assert str(tmp_path) not in (tmp_path / "r.json").read_text()
+    assert "| torchscript | base |" in (tmp_path / "r.md").read_text()
+
+
+@pytest.mark.slow
+def test_both_branches_of_an_end_to_end_head_are_held_against_their_own(shared, photos):
+    weights = str(shared / "weights/yolo26n-restored.pt")
+    found = parity(weights, formats="onnx", variants="end2end,base,nms", imgsz=320, rounds=0, source=photos)
+    assert [(r["verdict"], r["reason"]) for r in found["rows"]] == [(PASS, "")] * 3
+    assert [r["model"]["boxes"] is None for r in found["rows"]] == [True, False, True]
+
+
+def test_the_script_explains_itself_and_knows_every_format():
+    done = run(sys.executable, REPO / "examples/parity_all_formats.py", cwd=REPO, check=False)
+    assert done.returncode == 2
+    assert "each heavy one in a virtual environment" in done.stderr
+    sys.path.insert(0, str(REPO / "examples"))
+    try:
+        from parity_all_formats import ENVIRONMENTS
+    finally:
+        sys.path.pop(0)
+    from tscode_yolo.parity.variants import NEEDS
+
+    assert sorted(f for formats, _ in ENVIRONMENTS.values() for f in formats.split(",")) == sorted(NEEDS)

@@ -1,0 +1,178 @@
+"""The verb: which formats, images and models, then one process a format, verdicts, tables and the exit code."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from ultralytics.data.utils import IMG_FORMATS, check_det_dataset
+from ultralytics.utils import ASSETS
+
+from tscode_yolo import register
+from tscode_yolo.config import unknown_name
+from tscode_yolo.parity import exported, variants, worker
+from tscode_yolo.parity.judge import FAIL, PASS, Tolerances, judge
+from tscode_yolo.parity.measure import Setting
+from tscode_yolo.parity.table import console_table, markdown
+from tscode_yolo.study.arguments import as_count, as_list, existing, take_only
+from tscode_yolo.study.profile import load
+from tscode_yolo.study.provenance import provenance
+from tscode_yolo.study.storage import write_json, write_whole
+
+KEYS = (
+    *("model", "baseline", "formats", "variants", "data", "source", "count", "imgsz", "conf", "rounds", "timeout"),
+    *("boxes", "scores", "ap", "strict", "json", "md"),
+)
+
+
+def main(args: dict[str, Any]) -> int:
+    """Run the verb: print the table, write ``json=`` and ``md=``.
+
+    Returns:
+        0 if at least one export passed and none failed; with ``strict=true`` also none was left out; else 1.
+    """
+    given = take_only(args, KEYS, required=("model",))
+    files = {k: given.pop(k, None) for k in ("json", "md")}
+    strict = bool(given.pop("strict", False))
+    report = parity(**given)
+    console = Console()
+    (console if console.is_terminal else Console(width=180)).print(console_table(report))
+    if files["json"]:
+        write_json(Path(str(files["json"])), report)
+    if files["md"]:
+        write_whole(Path(str(files["md"])), lambda p: _write(p, markdown(report)))
+    verdicts = [row["verdict"] for row in report["rows"]]
+    return 0 if PASS in verdicts and FAIL not in verdicts and (not strict or set(verdicts) == {PASS}) else 1
+
+
+def parity(
+    model: str,
+    baseline: str | None = None,
+    *,
+    formats: Any = "torchscript,onnx",
+    variants: Any = "base",
+    data: str | None = None,
+    source: str | None = None,
+    count: int = 8,
+    imgsz: int = 640,
+    conf: float = 0.25,
+    rounds: int = 20,
+    timeout: float = 3600,
+    boxes: float = 0.1,
+    scores: float = 1e-3,
+    ap: float = 0.5,
+) -> dict[str, Any]:
+    """Hold exports of a checkpoint against PyTorch.
+
+    Args:
+        model: checkpoint of a detection model, trained: random weights prove little.
+        baseline: checkpoint of the stock head, put through the same.
+        formats: among `tscode_yolo.parity.variants.NEEDS`, or ``all``.
+        variants: words as in `tscode_yolo.parity.variants`, or ``all``.
+        data: data YAML: images from its validation split, AP on it, int8 calibrated on its training split.
+        source: folder of images instead; without both, the two photographs the host ships.
+        count: images to compare on.
+        imgsz: side of the input in pixels.
+        conf: threshold of detections.
+        rounds: of timing; 0 for none.
+        timeout: seconds a format may take.
+        boxes: tolerance in pixels, as `scores` and `ap` see `tscode_yolo.parity.judge.Tolerances`.
+        scores: tolerance.
+        ap: tolerance in AP points.
+
+    Returns:
+        ``rows`` (see `tscode_yolo.parity.measure.measure`, with ``verdict``, ``reason`` and ``packages``), what was
+        asked for, and ``provenance``. No path of this machine.
+
+    Raises:
+        ValueError, FileNotFoundError: an argument that makes no sense.
+    """
+    register.register()
+    weights = existing("model", model)
+    stock = existing("baseline", baseline) if baseline else None
+    for file in filter(None, (weights, stock)):
+        load(str(file))  # a clear error now rather than one in every process
+    tolerances = Tolerances(float(boxes), float(scores), float(ap))
+    labels = str(existing("data", data)) if data else None
+    images = pick_images(labels, source, as_count("count", count))
+    least = 0 if rounds == 0 else 2
+    setting = Setting(images, labels, conf, tolerances.scores, as_count("rounds", rounds, least), check_side(imgsz), {})
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        for fmt, words in plan(formats, variants, setting.imgsz, exported.two_branches(weights)).items():
+            request: dict[str, Any] = {"model": str(weights), "baseline": str(stock) if stock else None, "format": fmt}
+            request |= {"variants": words, "setting": asdict(setting)}
+            rows += worker.run(request, Path(folder) / fmt, timeout)
+    for row in rows:
+        row["verdict"], row["reason"] = judge(row, tolerances)
+    return {
+        "model": weights.name,
+        "baseline": stock.name if stock else None,
+        "imgsz": setting.imgsz,
+        "conf": conf,
+        "data": "/".join(Path(labels).parts[-2:]) if labels else None,
+        "images": [Path(f).name for f in images],
+        "tolerances": tolerances.as_dict(),
+        "rows": rows,
+        "provenance": provenance(),
+    }
+
+
+def plan(formats: Any, words: Any, imgsz: int, end2end: bool) -> dict[str, list[str]]:
+    """Format -> names of its variants.
+
+    Raises:
+        ValueError: an unknown format or variant, the closest one named.
+    """
+    wanted = as_list(formats)
+    wanted = list(variants.NEEDS) if "all" in wanted else wanted
+    for fmt in wanted:
+        if fmt not in variants.NEEDS:
+            raise ValueError(unknown_name("format", str(fmt), [*variants.NEEDS, "all"]))
+    return {fmt: [v.name for v in variants.plan(fmt, as_list(words), imgsz, end2end)] for fmt in wanted}
+
+
+def pick_images(data: str | None, source: str | None, count: int) -> list[str]:
+    """Files of real images, evenly spaced over the sorted list.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if source:
+        files = _images_in(Path(source).expanduser())
+    elif data:
+        split = check_det_dataset(data, autodownload=False)["val"]
+        files = [f for p in as_list(str(split) if isinstance(split, Path) else split) for f in _images_in(Path(p))]
+    else:
+        files = _images_in(Path(ASSETS))
+    if not files:
+        raise ValueError(f"source={source}, data={data}: expected images, got none")
+    step = max(len(files) // count, 1)
+    return files[::step][:count]
+
+
+def check_side(imgsz: Any) -> int:
+    """The side of the input, a multiple of 32.
+
+    Raises:
+        ValueError: it is not.
+    """
+    side = as_count("imgsz", imgsz, 32)
+    if side % 32:
+        raise ValueError(f"imgsz={imgsz}: expected a multiple of 32; other sizes go into variants=, e.g. 480x640")
+    return side
+
+
+def _images_in(place: Path) -> list[str]:
+    """Absolute paths of the images in a folder, or named in a text file."""
+    if place.is_file():
+        lines = (line.strip() for line in place.read_text(encoding="utf-8").splitlines())
+        return sorted(str((place.parent / line).absolute()) for line in lines if line)
+    return sorted(str(p.absolute()) for p in place.rglob("*") if p.suffix[1:].lower() in IMG_FORMATS)
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

@@ -1,0 +1,140 @@
+"""``tscode push model=best.pt repo=USER/NAME`` and `from_pretrained`: packed weights on the Hugging Face Hub.
+
+The Hub holds a folder: model.safetensors, which is all that loading reads, and for people config.json (its description)
+and README.md (the model card). The transfer is huggingface_hub's (extra ``[hub]``).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ultralytics import YOLO
+
+from tscode_yolo.safe import container
+from tscode_yolo.safe.pack import pack
+from tscode_yolo.safe.unpack import load_safe
+from tscode_yolo.study.arguments import existing, take_only
+from tscode_yolo.study.storage import write_json, write_whole
+
+KEYS = ("model", "repo", "private", "message", "trust")
+FILE = f"model{container.SUFFIX}"
+
+
+def main(args: dict[str, Any]) -> int:
+    """Run the verb: upload, say where to."""
+    print(f"pushed to {push(**take_only(args, KEYS, required=('model', 'repo')))}")
+    return 0
+
+
+def push(
+    model: str | Path, repo: str, *, private: bool = True, message: str = "Add TSCODE weights", trust: bool = False
+) -> str:
+    """Upload a checkpoint or packed file to the Hub, with the login huggingface_hub finds.
+
+    Args:
+        model: ``.pt`` or ``.safetensors``.
+        repo: ``user/name`` on the Hub, made if it is not there.
+        private: whether a repository made now is private.
+        message: of the commit.
+        trust: as in `tscode_yolo.safe.pack.pack`.
+
+    Returns:
+        Address of the commit.
+
+    Raises:
+        ImportError: huggingface_hub is not installed.
+        ValueError, FileNotFoundError: as pack and `load_safe`.
+    """
+    if str(repo).count("/") != 1:
+        raise ValueError(f"repo={repo}: expected user/name")
+    client = _client().HfApi()
+    with tempfile.TemporaryDirectory() as folder:
+        save_pretrained(model, folder, trust=trust)
+        client.create_repo(repo_id=repo, private=private, exist_ok=True)
+        return str(client.upload_folder(repo_id=repo, folder_path=folder, commit_message=message))
+
+
+def save_pretrained(model: str | Path, folder: str | Path, *, trust: bool = False) -> Path:
+    """Write a folder as the Hub holds it: model.safetensors, config.json, README.md.
+
+    Args:
+        model: ``.pt``, which is packed, or ``.safetensors``, which is checked and copied.
+        folder: made if absent.
+        trust: as in `tscode_yolo.safe.pack.pack`.
+
+    Returns:
+        The folder.
+    """
+    target, source = Path(folder), existing("model", model)
+    if source.suffix == container.SUFFIX:
+        container.read(source)
+        write_whole(target / FILE, lambda p: _copy(source, p))
+    else:
+        pack(source, target / FILE, trust=trust)
+    description = container.read(target / FILE)[1]
+    write_json(target / "config.json", description)
+    write_whole(target / "README.md", lambda p: _write(p, card(description)))
+    return target
+
+
+def from_pretrained(name: str | Path, revision: str | None = None) -> YOLO:
+    """Load packed weights from a local folder or file, or from the Hub; nothing is unpickled.
+
+    Args:
+        name: a folder or file here, or ``user/name`` on the Hub.
+        revision: branch, tag or commit on the Hub.
+
+    Returns:
+        As `load_safe`.
+
+    Raises:
+        ImportError: the name means the Hub, and huggingface_hub is not installed.
+        FileNotFoundError, ValueError: as `load_safe`.
+    """
+    if Path(name).expanduser().exists():
+        return load_safe(name)
+    if str(name).count("/") != 1 or str(name).endswith(container.SUFFIX):
+        raise FileNotFoundError(f"{name}: expected a folder or {container.SUFFIX} file here, or user/name on the Hub")
+    return load_safe(_client().hf_hub_download(repo_id=str(name), filename=FILE, revision=revision))
+
+
+def card(description: dict[str, Any]) -> str:
+    """The model card: what the Hub indexes, then how to load the weights."""
+    head = {
+        "library_name": "ultralytics",
+        "pipeline_tag": "object-detection",
+        "license": "agpl-3.0",
+        "tags": ["object-detection", "ultralytics", "tscode"],
+    }
+    names = ", ".join(name for _, name in description["names"])
+    training = {k: description["train_args"].get(k) for k in ("model", "data", "epochs", "imgsz", "batch", "optimizer")}
+    metrics = {k: v for k, v in description["train_metrics"].items() if k.startswith("metrics/")}
+    facts = "".join(f"| {k} | {v} |\n" for k, v in {**training, **metrics}.items() if v is not None)
+    return (
+        f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n\n# Object detection weights\n\nClasses: {names}.\n\n"
+        "```python\nimport tscode_yolo  # pip install 'tscode-yolo[hub]'\n\n"
+        'model = tscode_yolo.from_pretrained("USER/NAME")  # nothing is unpickled\n```\n\n'
+        f"| | |\n|---|---|\n{facts}"
+    )
+
+
+def _client() -> Any:
+    try:
+        import huggingface_hub
+    except ImportError as e:
+        raise ImportError(
+            "push and from_pretrained need huggingface_hub for the Hub, which is not installed: "
+            "pip install 'tscode-yolo[hub]'"
+        ) from e
+    return huggingface_hub
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.write_bytes(source.read_bytes())
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
