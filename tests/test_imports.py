@@ -14,7 +14,7 @@ ALLOWED = {
     "shapes": set(),
     "deform": set(),
     "quality": set(),
-    "recipes": set(),
+    "recipes": {"config"},
     "context": {"deform"},
     "head": {"config", "context", "quality"},
     "transfer": set(),
