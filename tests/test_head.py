@@ -32,6 +32,7 @@ VARIANTS = {
     "full-size tower": {"sce_skip": "tower"},
     "shared down-sampling": {"share_down": True},
     "pooled, no coarser": {"sce_down": "max", "sce_coarser": False},
+    "tower bias": {"tower_bias": True},
     "four levels": {"dpe_levels": [-1, 0, 1, 2]},
     "quality": {"quality": "iou", "score": "sqrt_pq"},
 }

@@ -12,7 +12,7 @@ from conftest import CHANNELS, REPO, fresh_python
 from ultralytics import YOLO
 from ultralytics.nn import tasks
 
-from tscode_yolo import register
+from tscode_yolo import config, register
 
 TINY = {  # a model YAML small enough to build in no time: levels 1..4 are C2, P3, P4, P5
     "nc": 3,
@@ -118,8 +118,43 @@ def test_a_wrong_row_gets_one_clear_error(head, message):
         tasks.DetectionModel(tiny(head=head), verbose=False)
 
 
-@pytest.mark.parametrize("task", ["segment", "pose", "obb", "classify"])
+def test_a_checkpoint_is_rebuilt_as_it_was_whatever_the_defaults_are_by_then(monkeypatch):
+    """The resolved options stand in the model's yaml, which the host's trainer rebuilds from."""
+    model = tasks.DetectionModel(tiny(tscode={"recipe": "dw"}), verbose=False)
+    before = {k: v.shape for k, v in model.state_dict().items()}
+    assert model.yaml["tscode"] == model.model[-1].options
+    fields = config.HeadConfig.__dataclass_fields__
+    monkeypatch.setattr(config, "PRESETS", {"yolo": {"box_depth": 3, "cls_width": 64, "sce_kernel": 7}})
+    assert {"box_depth", "cls_width", "sce_kernel"} <= set(fields)
+    again = tasks.DetectionModel(copy.deepcopy(model.yaml), verbose=False)
+    assert {k: v.shape for k, v in again.state_dict().items()} == before
+    other = tasks.DetectionModel(tiny(tscode={"recipe": "dw"}), verbose=False)
+    assert {k: v.shape for k, v in other.state_dict().items()} != before  # the change would have shown
+
+
+@pytest.mark.parametrize("key", ["tscod", "TSCODE", "tscodes", "ts_code"])
+def test_a_misspelt_key_for_the_options_is_refused(key):
+    with pytest.raises(ValueError, match="the options of TSCODEDetect go under `tscode:`"):
+        tasks.DetectionModel(tiny(**{key: {"sce": False}}), verbose=False)
+
+
+def test_a_finer_map_that_leaves_two_levels_is_said_aloud():
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logger = logging.getLogger("ultralytics")
+    logger.addHandler(handler)
+    try:
+        tasks.DetectionModel(tiny(head=[[[2, 3, 4], 1, "TSCODEDetect", ["nc", {"finer": True}]]]), verbose=False)
+    finally:
+        logger.removeHandler(handler)
+    assert any("2 levels are left" in line for line in said)
+
+
+@pytest.mark.parametrize("task", ["segment", "pose", "obb", "classify", "semantic"])
 def test_a_model_of_another_task_is_refused(task, tmp_path):
+    if task == "semantic" and not hasattr(tasks, "SemanticSegmentationModel"):
+        pytest.skip("this Ultralytics has no semantic segmentation")
     with pytest.raises(ValueError, match="has a TSCODEDetect head, which does task=detect"):
         YOLO("yolo11n-tscode.yaml", task=task)
 

@@ -164,3 +164,14 @@ def test_official_weights_move_completely_into_their_family(name, shared):
     account = model.load(weights, verbose=False)
     assert account.left == []
     assert account.body[0] > 250
+
+
+def test_a_first_conv_of_other_filters_stays_and_is_accounted_for():
+    """The host would fill part of it with the source's filters."""
+    from ultralytics import YOLO
+
+    model, source = (YOLO(f"yolo11{scale}-tscode.yaml", verbose=False).model for scale in "sn")
+    before = model.state_dict()["model.0.conv.weight"].clone()
+    account = model.load(source, verbose=False)
+    assert torch.equal(model.state_dict()["model.0.conv.weight"], before)
+    assert any(line.startswith("model.0.conv.weight: [16, 3, 3, 3] there, [32, 3, 3, 3] here") for line in account.left)

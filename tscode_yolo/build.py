@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import logging
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -43,6 +43,9 @@ def build_layers(d: dict[str, Any], ch: int, verbose: bool, parse: Callable[...,
     misspelt = [row[2] for row in rows if str(row[2]).lower() == NAME.lower() and row[2] != NAME]
     if misspelt:
         raise ValueError(f"{yaml_name(d)}: unknown layer '{misspelt[0]}'; did you mean '{NAME}'?")
+    close = difflib.get_close_matches("tscode", [str(k).lower() for k in d if k != "tscode"], n=1, cutoff=0.75)
+    if ours and close:
+        raise ValueError(f"{yaml_name(d)}: unknown key '{close[0]}'; the options of {NAME} go under `tscode:`")
     if not ours and d.get("tscode"):
         raise ValueError(f"{yaml_name(d)}: options under `tscode:` need {NAME} as the last row of `head:`")
     if fpn is None and not ours:
@@ -152,6 +155,11 @@ def build_head(stub: Any, config: HeadConfig, d: Mapping[str, Any]) -> Any:
             f"recipe {config.recipe}: reg_max 1 regresses plain distances, so there is no distribution focal loss; "
             "set `reg_max: 16` in the model YAML for the published form"
         )
+    if config.finer and head.nl == 2:
+        LOGGER.warning(
+            f"{yaml_name(d)}: with `finer: true` the first of {NAME}'s 3 inputs is the finer map, which predicts "
+            "nothing; 2 levels are left. Name C2 first, e.g. [[2, 16, 19, 22], 1, TSCODEDetect, [nc]]"
+        )
     head.recipe_state = recipe.state(stub.nc, head.nl) if recipe is not None else None
     return head
 
@@ -194,7 +202,7 @@ def with_recipe(config: HeadConfig, recipe: Any) -> HeadConfig:
         score=recipe.score,
         cls_prior=config.cls_prior or recipe.cls_prior,
         quality_prior=config.quality_prior or recipe.quality_prior,
-        box_prior=(recipe.box_prior or config.box_prior) if config.box_prior in (None, math.inf) else config.box_prior,
+        box_prior=config.box_prior or recipe.box_prior,
     )
 
 

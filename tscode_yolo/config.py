@@ -51,7 +51,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "act": "relu",
         "level_scale": True,
         "pred_kernel": 3,
-        "box_prior": math.inf,
     },
 }
 
@@ -81,7 +80,7 @@ class HeadConfig:
         cls_conv: dense or depthwise-separable convs in the classification tower.
         cls_width: channels of the classification tower.
         cls_depth: convs of the classification tower before its predictor.
-        cls_kernel: kernel of these convs; large ones are cheap where they are separable.
+        cls_kernel: kernel of these convs, and of sce_skip's tower; large ones are cheap where they are separable.
         box_conv: as cls_conv, for localisation.
         box_width: as cls_width, for localisation.
         box_depth: as cls_depth, for localisation.
@@ -95,10 +94,10 @@ class HeadConfig:
         pred_kernel: kernel of the two predictors.
         quality: add a one-channel prediction of the box's quality to the localisation tower.
         score: how class probability p and quality q make the score: p, p q or sqrt(p q).
-        cls_prior: probability of a class at the start; None: the host's rare objects.
+        cls_prior: probability of a class at the start; None: the host's rare objects (0.01 with share_towers).
         quality_prior: the same of the quality branch; None: one half.
         box_prior: distance to each side at the start in strides; infinity: the host's start (with DFL uniform, half its
-            range); None: what the recipe publishes, else 2.
+            range, which no value exceeds); None: what the recipe publishes, else 2.
         recipe: how to train: "ultralytics" (the host's own loss), the name of a recipe, or {name: atss, topk: 11, ...}
             with other hyper-parameters. A recipe sets quality, score and the priors.
     """
@@ -201,7 +200,7 @@ def _check_type(name: str, annotation: str, value: object) -> None:
         "str": (isinstance(value, str), "a name"),
         "int": (isinstance(value, int) and not isinstance(value, bool) and value >= 1, "a whole number >= 1"),
         "int | float | None": (
-            value is None or (is_number and value > (7 if isinstance(value, int) else 0)),  # type: ignore[operator]
+            value is None or (is_number and math.isfinite(value) and value > (7 if isinstance(value, int) else 0)),  # type: ignore
             "channels (int >= 8), a multiple of the stock width (float, e.g. 1.0) or null",
         ),
         "float | None": (value is None or (is_number and value > 0), "a number > 0 or null"),  # type: ignore[operator]

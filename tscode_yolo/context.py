@@ -53,7 +53,7 @@ class LevelConv(nn.Module):
     def forward(self, x: Tensor, level: int = 0) -> Tensor:
         """(B, C1, H, W) of pyramid level `level` to (B, C2, H/s, W/s), rounded up."""
         if self.norms is None:
-            return self.act(self.conv[level](x))
+            return self.act(self.conv[level if len(self.conv) > 1 else 0](x))
         return self.act(self.norms[level if len(self.norms) > 1 else 0](self.conv(x)))
 
     def fuse(self) -> None:
@@ -228,7 +228,7 @@ class SemanticContextEncoding(nn.Module):
         super().__init__()
         n = len(ch)
         widths = [width or c for c in ch]
-        self.coarser, self.even_channels, self.shared = coarser, even_channels, shared and down == "conv"
+        self.coarser, self.even_channels = coarser, even_channels
         # One conv for all levels needs one input width; without sharing the stride-2 conv changes the width itself.
         self.laterals = nn.ModuleList(_project(c, w, norm) if shared else nn.Identity() for c, w in zip(ch, widths))
         down_ch = widths if shared else list(ch)

@@ -71,9 +71,9 @@ def _or_say_closest(original: Callable[..., Any], file: Any, *args: Any, **kwarg
     try:
         return original(file, *args, **kwargs)
     except FileNotFoundError:
-        if "tscode" not in str(file):
+        if "tscod" not in Path(file).name.lower():
             raise
-        raise FileNotFoundError(unknown_name("model YAML", str(file), model_names())) from None
+        raise FileNotFoundError(unknown_name("model YAML", Path(file).name, model_names())) from None
 
 
 def _check_file(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -153,8 +153,8 @@ def _init(original: Callable[..., Any]) -> Callable[..., Any]:
     def __init__(self: Any, cfg: Any = None, *args: Any, **kwargs: Any) -> None:
         from ultralytics.nn import tasks
 
-        others = (tasks.ClassificationModel, tasks.OBBModel, tasks.PoseModel, tasks.SegmentationModel)
-        if cfg is not None and isinstance(self, (*others, tasks.RTDETRDetectionModel, tasks.WorldModel)):
+        hosts = type(self).__module__.startswith("ultralytics.")
+        if cfg is not None and hosts and type(self) is not tasks.DetectionModel:
             d = cfg if isinstance(cfg, dict) else tasks.yaml_model_load(cfg)
             if d.get("head") and d["head"][-1][2] == NAME:
                 raise ValueError(
@@ -162,6 +162,9 @@ def _init(original: Callable[..., Any]) -> Callable[..., Any]:
                     f"was a {type(self).__name__}. Use `yolo detect ...`, or a model YAML of the other task"
                 )
         original(self, *(() if cfg is None else (cfg,)), *args, **kwargs)
+        head = _head_of(self)
+        if _is_ours(head):  # a checkpoint is rebuilt from this: later defaults must not change it
+            self.yaml["tscode"] = dict(head.options)
 
     return __init__
 
@@ -244,6 +247,7 @@ PATCHES: dict[str, dict[str, Callable[[Any], Any]]] = {
         "BaseModel.load": _load,
         "DetectionModel.__init__": _init,
         "ClassificationModel.__init__": _init,
+        "SemanticSegmentationModel.__init__": _init,
         "DetectionModel._predict_augment": _predict_augment,
         "DetectionModel.init_criterion": _init_criterion,
     },
@@ -251,6 +255,13 @@ PATCHES: dict[str, dict[str, Callable[[Any], Any]]] = {
     "ultralytics.nn.distill_model": {"DistillationModel.get_distill_layers": _get_distill_layers},
     "ultralytics.data.utils": {"check_file": _check_file},
 }
+
+ONLY_SOME_HOSTS = {"SemanticSegmentationModel.__init__"}
+
+
+def _is_absent(module: str, path: str) -> bool:
+    """Whether this host does not have something that only some supported hosts have."""
+    return path in ONLY_SOME_HOSTS and not hasattr(sys.modules[module], path.split(".")[0])
 
 
 def _owner(module: str, path: str) -> tuple[Any, str]:
@@ -266,6 +277,7 @@ def live() -> dict[str, bool]:
         for module, patches in PATCHES.items()
         if module in sys.modules
         for path in patches
+        if not _is_absent(module, path)
     }
 
 
@@ -292,11 +304,14 @@ def patch(module: str) -> None:
     """Wrap what `PATCHES` names in one host module, which has just been executed or is loaded."""
     if not _supported():
         return
-    for path, wrap in PATCHES[module].items():
-        if (module, path) not in _originals:
-            owner, name = _owner(module, path)
-            _originals[module, path] = vars(owner)[name]
-            setattr(owner, name, wrap(getattr(owner, name)))
+    todo = [
+        (path, wrap, *_owner(module, path))
+        for path, wrap in PATCHES[module].items()
+        if (module, path) not in _originals and not _is_absent(module, path)
+    ]
+    for path, wrap, owner, name in todo:
+        _originals[module, path] = vars(owner)[name]
+        setattr(owner, name, wrap(getattr(owner, name)))
 
 
 def _supported() -> bool:

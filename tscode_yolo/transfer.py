@@ -61,12 +61,15 @@ def transfer(model: Any, source: Any, load_body: Callable[..., None], verbose: b
 
     given = source.float().state_dict()
     n, n_source = len(model.model) - 1, len(source.model) - 1
+    first = _first_conv(model, given)
     load_body(_without_head(source), verbose=False)
+    if first is not None:
+        model.state_dict()[FIRST].copy_(first)
     body = {k: v for k, v in model.state_dict().items() if not k.startswith(f"model.{n}.")}
     left = [
         f"{k}: {'not in the source' if k not in given else f'{list(given[k].shape)} there, {list(v.shape)} here'}"
         for k, v in body.items()
-        if k not in given or (given[k].shape != v.shape and k != FIRST)
+        if k not in given or (given[k].shape != v.shape and (k != FIRST or first is not None))
     ]
     account = Account((len(body) - len(left), len(body)), left)
     account.head = _transfer_head(model, source)
@@ -80,6 +83,15 @@ def transfer(model: Any, source: Any, load_body: Callable[..., None], verbose: b
         if getattr(source, "is_fused", lambda: False)() and not model.is_fused():
             LOGGER.warning("The source is fused for inference; train from the unfused checkpoint instead.")
     return account
+
+
+def _first_conv(model: Any, given: dict[str, Tensor]) -> Tensor | None:
+    """The first conv's own values where it has other filters than the source's: the host would mix the two."""
+    own = model.state_dict().get(FIRST)
+    if own is None or FIRST not in given:
+        return None
+    same = own.shape[0] == given[FIRST].shape[0] and own.shape[2:] == given[FIRST].shape[2:]
+    return None if same else own.clone()
 
 
 def _without_head(source: Any) -> Any:

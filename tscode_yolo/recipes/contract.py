@@ -249,7 +249,7 @@ class Recipe(ABC):
         score: score rule, one of ``SCORES``.
         cls_prior: initial class probability (class bias -log((1 - pi) / pi)).
         quality_prior: the same for the quality branch; None leaves it at one half.
-        box_prior: initial distance to each side in strides, for heads that regress distances; None keeps the host's.
+        box_prior: initial distance to each side in strides; None keeps the head's.
         names: loss names users see in the progress bar, results.csv and plots.
         one_to_one: True if a point answers for one object and none repeats, so that no NMS is wanted.
     """
