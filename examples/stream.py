@@ -39,9 +39,12 @@ def main(argv: list[str] | None = None) -> int:
                 if cv2.waitKey(1) == ord("q"):
                     break
             if frames % 25 == 0:
-                print(f"frame {frames}: {len(result.boxes)} objects, {frames / (time.perf_counter() - start):.1f} FPS")
+                print(
+                    f"frame {frames}: {len(result.boxes)} objects, {frames / (time.perf_counter() - start):.1f} FPS",
+                    flush=True,
+                )
     except KeyboardInterrupt:
-        print("stopped")
+        print("stopped", flush=True)
     finally:
         if writer is not None:
             writer.release()
