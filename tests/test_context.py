@@ -7,7 +7,7 @@ from torch import nn
 from torch.testing import assert_close
 from ultralytics.utils.torch_utils import fuse_conv_and_bn
 
-from tscode_yolo import context
+from tscode_yolo import blocks, context
 from tscode_yolo.context import DetailPreservingEncoding, SemanticContextEncoding, down_of_sum
 
 SIZES = [(64, 96), (96, 160), (160, 32)]  # image sizes; the coarsest map is odd in the last two
@@ -125,7 +125,7 @@ def test_fusing_a_shared_conv_changes_no_output(kind):
 
 def test_towers_keep_their_predictor_at_index_2():
     for depth in (1, 2, 4):
-        tower = context.Tower(8, 16, depth, 5)
+        tower = blocks.Tower(8, 16, depth, 5)
         assert tower[2].out_channels == 5
         assert sum(isinstance(m, context.Conv) for m in tower.modules()) == depth
 

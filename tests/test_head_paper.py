@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+from tscode_yolo.blocks import LevelConv, LevelScale
 from tscode_yolo.config import HeadConfig
-from tscode_yolo.context import LevelConv, LevelScale
 from tscode_yolo.deform import DeformableConv
 from tscode_yolo.head import TSCODEDetect
 

@@ -22,17 +22,9 @@ from torch.utils.hooks import RemovableHandle
 from ultralytics.nn.modules.head import Detect
 from ultralytics.utils.ops import make_divisible
 
+from tscode_yolo.blocks import LevelConv, LevelScale, Tower, conv_block, run_level
 from tscode_yolo.config import SCHEMA, HeadConfig
-from tscode_yolo.context import (
-    DetailPreservingEncoding,
-    LevelConv,
-    LevelScale,
-    SemanticContextEncoding,
-    Tower,
-    conv_block,
-    rearrange_quadrants,
-    run_level,
-)
+from tscode_yolo.context import DetailPreservingEncoding, SemanticContextEncoding, rearrange_quadrants
 from tscode_yolo.quality import QualityBranch
 
 CONTEXT = ("sce", "dpe", "cls_skip", "quality", "box_scale")  # what forward_head gets beside the towers, if it exists

@@ -134,10 +134,10 @@ def _torch_safe_load(original: Callable[..., Any]) -> Callable[..., Any]:
     def torch_safe_load(*args: Any, **kwargs: Any) -> Any:
         import torch
 
-        from tscode_yolo import context, deform, fpn, head, quality
+        from tscode_yolo import blocks, context, deform, fpn, head, quality
         from tscode_yolo.recipes import contract
 
-        modules = (context, deform, fpn, head, quality, contract)
+        modules = (blocks, context, deform, fpn, head, quality, contract)
         classes = [c for m in modules for c in vars(m).values() if isinstance(c, type)]
         ours = [c for c in classes if c.__module__.startswith("tscode_yolo.")]
         torch.serialization.add_safe_globals([*ours, *fpn.PICKLED])
