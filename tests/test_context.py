@@ -5,10 +5,9 @@ import reference
 import torch
 from torch import nn
 from torch.testing import assert_close
-from ultralytics.utils.torch_utils import fuse_conv_and_bn
 
 from tscode_yolo import blocks, context
-from tscode_yolo.context import DetailPreservingEncoding, SemanticContextEncoding, down_of_sum
+from tscode_yolo.context import DetailPreservingEncoding, DownOfSum, SemanticContextEncoding
 
 SIZES = [(64, 96), (96, 160), (160, 32)]  # image sizes; the coarsest map is odd in the last two
 
@@ -133,24 +132,26 @@ def test_towers_keep_their_predictor_at_index_2():
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("size", [(3, 4), (1, 1), (2, 5)])
 def test_down_of_sum_is_the_block_on_the_sum(size, fused):
-    block = context.conv_block(6, 4, 3, 2, kind="separable").train(not fused)
+    block = DownOfSum(*context.conv_block(6, 4, 3, 2, kind="separable")).train(not fused)
     small, below = torch.randn(2, 6, *size), torch.randn(2, 6, 2 * size[0], 2 * size[1])
     if fused:
-        conv = block[0]
-        torch.nn.init.uniform_(conv.bn.running_var, 0.5, 2)
-        conv.conv = fuse_conv_and_bn(conv.conv, conv.bn)
-        del conv.bn
-        conv.forward = conv.forward_fuse
-    assert_close(
-        context.down_of_sum(block, below, small), block(below + context.up(small, below)), rtol=1e-4, atol=1e-5
-    )
+        torch.nn.init.uniform_(block[0].bn.running_var, 0.5, 2)
+        torch.nn.init.uniform_(block[0].bn.bias)
+    expected = block(below + context.up(small, below))
+    if fused:
+        block.fuse()
+        assert block.kernel.shape == (6, 1, 2, 2)
+        assert "kernel" not in block.state_dict()
+        assert_close(block(below + context.up(small, below)), expected, rtol=1e-4, atol=1e-5)
+    assert_close(block.of_sum(below, small), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_dpe_takes_the_short_way_where_sizes_double_and_the_long_one_elsewhere(monkeypatch):
     """At strides up to 32 every size the host makes doubles exactly; a 3x5 map below a 2x3 one does not."""
     dpe = DetailPreservingEncoding([8] * 2, 8, kind="separable").eval()
     calls = []
-    monkeypatch.setattr(context, "down_of_sum", lambda *a: calls.append(1) or down_of_sum(*a))
+    of_sum = DownOfSum.of_sum
+    monkeypatch.setattr(DownOfSum, "of_sum", lambda *a: calls.append(1) or of_sum(*a))
     for sizes, short in (([(8, 12), (4, 6), (2, 3)], 2), ([(6, 10), (3, 5), (2, 3)], 1)):
         c2, p3, p4 = (torch.randn(1, 8, *s) for s in sizes)
         calls.clear()

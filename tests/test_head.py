@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from ultralytics.nn.modules.head import Detect
 
 from tscode_yolo.config import SCHEMA
-from tscode_yolo.head import SUM_FIRST, TSCODEDetect
+from tscode_yolo.head import TSCODEDetect
 
 VARIANTS = {
     "default": {},
@@ -346,19 +346,18 @@ def test_errors_name_what_was_expected(make_head, pyramid):
         head([p3, p5, p4])
 
 
-@pytest.mark.parametrize("fmt", SUM_FIRST)
-def test_the_form_for_a_runtime_computes_the_same(make_head, pyramid, fmt):
-    """A kernel computed in the graph stops ExecuTorch's partitioner and crashes Paddle, so DPE sums first for them."""
+def test_fuse_keeps_the_kernels_of_dpe_as_constants(make_head, pyramid):
+    """ExecuTorch's partitioner and Paddle's predictor do not take a kernel that is computed in the graph."""
     head = make_head().eval()
     for module in head.dpe.modules():
         if isinstance(module, torch.nn.BatchNorm2d):  # some start at zero, which would hide the term
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
     maps = pyramid(96, 160)
     expected = head(list(maps))[0]
-    head.export, head.format = True, fmt
-    out = head(list(maps))
-    assert head.dpe.sum_first
-    torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-4)
-    head.export = False
-    head(list(maps))
-    assert not head.dpe.sum_first
+    head.fuse()
+    assert all(block.kernel is not None and not hasattr(block[0], "bn") for block in head.dpe.detail)
+    assert_close(head(list(maps))[0], expected, rtol=1e-4, atol=1e-3)
+    head.export = True
+    traced = torch.jit.trace(head, (maps,), check_trace=False)
+    assert "aten::sum" not in {node.kind() for node in traced.inlined_graph.nodes()}

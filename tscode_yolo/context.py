@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from ultralytics.nn.modules.conv import Conv
+from ultralytics.utils.torch_utils import fuse_conv_and_bn
 
 from tscode_yolo.blocks import LevelConv, LevelSequential, conv_block, run_level
 
@@ -131,10 +132,7 @@ class DetailPreservingEncoding(nn.Module):
 
     Attributes:
         out_channels: channels of G_l^loc per level.
-        sum_first: make the sum at the finer size and then halve it, as Eq. 5 is written, rather than by `down_of_sum`.
     """
-
-    sum_first = False
 
     def __init__(
         self,
@@ -191,7 +189,7 @@ class DetailPreservingEncoding(nn.Module):
                 self.detail = nn.ModuleList([conv_block(*pairs[0], 3, 2, kind=kind, act=act, norm=norm, levels=n)])
             else:
                 self.detail = nn.ModuleList(
-                    conv_block(a, w, 3, 2, kind=kind, act=act, norm=norm) if a else nn.Identity()
+                    _of_sums(conv_block(a, w, 3, 2, kind=kind, act=act, norm=norm)) if a else nn.Identity()
                     for a, w in zip(added, widths)
                 )
         if 0 in levels and act == "silu":
@@ -230,34 +228,51 @@ class DetailPreservingEncoding(nn.Module):
         if self.same_up is None:
             return _at(self.detail, level, below)
         small, block = self.same_up[level](pyramid[level]), self.detail[level if len(self.detail) > 1 else 0]
-        if _halves_exactly(block, below, small) and not self.sum_first:
-            return down_of_sum(block, below, small)
+        if isinstance(block, DownOfSum) and below.shape[-2:] == (2 * small.shape[-2], 2 * small.shape[-1]):
+            return block.of_sum(below, small)
         return run_level(block, below + up(small, below), level)
 
 
-def _halves_exactly(block: nn.Module, below: Tensor, small: Tensor) -> bool:
-    """Whether `down_of_sum` may stand for the sum and then the block: a separable block, and sizes exactly double."""
-    separable = isinstance(block, LevelSequential) and isinstance(block[0], Conv)
-    return separable and below.shape[-2:] == (2 * small.shape[-2], 2 * small.shape[-1])
-
-
-def down_of_sum(block: LevelSequential, below: Tensor, small: Tensor) -> Tensor:
-    """block(below + up(small)) for a separable stride-2 block, without making anything of the size of `below`.
+class DownOfSum(LevelSequential):
+    """A separable stride-2 block that takes a sum with an up-sampled map without making anything of the larger size.
 
     A 3x3 stride-2 conv (padding 1) reads rows 2i-1, 2i and 2i+1. In a map that was up-sampled twice, nearest, these are
     rows i-1, i and i of the small one: a 2x2 conv with kernel rows [w0, w1 + w2], columns alike.
 
-    Args:
-        block: depthwise 3x3 of stride 2 with norm and activation (the host's Conv), then anything.
-        below: (B, C, 2h, 2w).
-        small: (B, C, h, w).
+    Children: depthwise 3x3 of stride 2 with norm and activation (the host's Conv), then anything.
     """
-    first: Any = block[0]
-    conv = first.conv
+
+    kernel: Tensor | None
+
+    def __init__(self, *children: Any):
+        super().__init__(*children)
+        self.register_buffer("kernel", None, persistent=False)
+
+    def of_sum(self, below: Tensor, small: Tensor) -> Tensor:
+        """self(below + up(small)) of below (B, C, 2h, 2w) and small (B, C, h, w)."""
+        first: Any = self[0]
+        kernel = _half_kernel(first.conv) if self.kernel is None else self.kernel
+        x = first.conv(below) + F.conv2d(F.pad(small, (1, 0, 1, 0)), kernel, groups=first.conv.groups)
+        return self[1:](first.act(first.bn(x) if hasattr(first, "bn") else x))
+
+    def fuse(self) -> None:
+        """Fold the norm and keep the small kernel: not every runtime takes one that is computed in the graph."""
+        first: Any = self[0]
+        if hasattr(first, "bn"):
+            first.conv, first.forward = fuse_conv_and_bn(first.conv, first.bn), first.forward_fuse
+            del first.bn
+        self.kernel = _half_kernel(first.conv).detach()
+
+
+def _half_kernel(conv: nn.Conv2d) -> Tensor:
+    """The (C, 1, 2, 2) kernel that does on a map what a 3x3 stride-2 conv does on it up-sampled."""
     rows = torch.cat((conv.weight[:, :, :1], conv.weight[:, :, 1:].sum(2, True)), 2)
-    kernel = torch.cat((rows[..., :1], rows[..., 1:].sum(3, True)), 3)
-    x = conv(below) + F.conv2d(F.pad(small, (1, 0, 1, 0)), kernel, groups=conv.groups)
-    return block[1:](first.act(first.bn(x) if hasattr(first, "bn") else x))
+    return torch.cat((rows[..., :1], rows[..., 1:].sum(3, True)), 3)
+
+
+def _of_sums(block: nn.Module) -> nn.Module:
+    """The block as a `DownOfSum` where it can be one: separable, with BatchNorm of its own."""
+    return DownOfSum(*block) if isinstance(block, LevelSequential) and isinstance(block[0], Conv) else block
 
 
 def _start_at_zero(module: nn.Module) -> None:

@@ -22,14 +22,13 @@ from torch.utils.hooks import RemovableHandle
 from ultralytics.nn.modules.head import Detect
 from ultralytics.utils.ops import make_divisible
 
-from tscode_yolo.blocks import LevelConv, LevelScale, Tower, conv_block, run_level
+from tscode_yolo.blocks import LevelConv, LevelScale, Tower, run_level
 from tscode_yolo.config import SCHEMA, HeadConfig
-from tscode_yolo.context import DetailPreservingEncoding, SemanticContextEncoding, rearrange_quadrants
+from tscode_yolo.context import DetailPreservingEncoding, DownOfSum, SemanticContextEncoding, rearrange_quadrants
 from tscode_yolo.quality import QualityBranch
 
 CONTEXT = ("sce", "dpe", "cls_skip", "quality", "box_scale")  # what forward_head gets beside the towers, if it exists
 BOX_PRIOR = 2.0  # strides: an object fits its level, so its sides are near; measured in docs/head.md
-SUM_FIRST = ("executorch", "paddle")  # exports that do not take a kernel computed in the graph, see docs/exports.md
 PRIOR = 0.01  # probability of a class at the start where a predictor serves all levels (focal loss, arXiv:1708.02002)
 
 
@@ -152,10 +151,18 @@ class TSCODEDetect(Detect):
 
     def _full_size(self, config: HeadConfig, c: int, stock: int) -> nn.Module:
         """The path of one level that adds full-size logits to SCE's; no bias, for SCE's predictor has one."""
-        norms: dict[str, Any] = {"act": config.act, "norm": config.norm}
-        if config.sce_skip == "tower":
-            return Tower(c, stock, 2, self.nc, kernel=config.cls_kernel, kind="separable", pred_bias=False, **norms)
-        return nn.Sequential(conv_block(c, c, 3, kind="depthwise", **norms), nn.Conv2d(c, self.nc, 1, bias=False))
+        light = config.sce_skip == "light"
+        return Tower(
+            c,
+            c if light else stock,
+            1 if light else 2,
+            self.nc,
+            kernel=3 if light else config.cls_kernel,
+            kind="depthwise" if light else "separable",
+            act=config.act,
+            norm=config.norm,
+            pred_bias=False,
+        )
 
     def _towers(self, config: HeadConfig, branch: str, ch: list[int], stock: int, out: int) -> nn.ModuleList:
         """One tower per level, or one for all."""
@@ -231,8 +238,6 @@ class TSCODEDetect(Detect):
         levels = list(x[-self.nl :])
         if not self.built:
             self._check_inputs(x)
-        if dpe is not None:
-            dpe.sum_first = bool(self.export) and self.format in SUM_FIRST
         detail = levels if dpe is None else dpe(levels, x[0] if self.finer else None)
         loc = [_features(box_head, g, i) for i, g in enumerate(detail)]
         boxes = [_at(box_head, i)[-1](g) for i, g in enumerate(loc)]
@@ -305,12 +310,12 @@ class TSCODEDetect(Detect):
         return found
 
     def fuse(self) -> None:
-        """Drop the branches inference does not use, and fold shared convs with their norms."""
+        """Drop the branches inference does not use, and fold what the host does not fold itself."""
         super().fuse()
         if self.cv2 is None:
             self.sce = self.dpe = self.cls_skip = self.quality = self.box_scale = None
         for module in list(self.modules()):
-            if isinstance(module, LevelConv):
+            if isinstance(module, (LevelConv, DownOfSum)):
                 module.fuse()
 
     def register_forward_pre_hook(self, hook: Callable[..., Any], **kwargs: Any) -> RemovableHandle:
