@@ -16,6 +16,7 @@ VERBS = {  # name: (module with main(args) -> exit code, what it does)
     "compare": ("tscode_yolo.study.compare", "is one head better? paired seeds, intervals, cost, a report"),
     "ablate": ("tscode_yolo.study.ablate", "the same over a grid of head options: table1, table2, table3, FILE.yaml"),
     "paper": ("tscode_yolo.study.paper", "the paper's tables with their GFLOPs beside ours, counted live"),
+    "graft": ("tscode_yolo.graft", "a trained TSCODE model from stock weights and any images, without labels"),
     "pack": ("tscode_yolo.safe.pack", "best.pt to best.safetensors: tensors and JSON, loaded without unpickling"),
     "unpack": ("tscode_yolo.safe.unpack", "and back"),
     "push": ("tscode_yolo.safe.hub", "packed weights to the Hugging Face Hub"),

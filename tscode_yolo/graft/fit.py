@@ -1,0 +1,112 @@
+"""The fit: a head learns to say what another says, for a number of minutes or of steps."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from tscode_yolo.graft.loss import GAINS, distance
+from tscode_yolo.graft.pair import Pair
+
+WARMUP = 0.05  # share of the budget in which the rate rises
+CLIP = 10.0  # norm of the gradient, as in the host's trainer
+
+
+@dataclass
+class Budget:
+    """How long to go on: whichever of the two is given ends it; `steps` makes a run repeatable."""
+
+    minutes: float | None
+    steps: int | None
+
+
+@dataclass
+class Course:
+    """How a fit went.
+
+    Attributes:
+        steps: optimiser steps made.
+        images: views of images seen.
+        unreadable: files that could not be read, each time they came up.
+        minutes: wall time.
+        losses: the means of box, cls and dfl over each tenth of the way.
+    """
+
+    steps: int = 0
+    images: int = 0
+    unreadable: int = 0
+    minutes: float = 0.0
+    losses: list[dict[str, float]] = field(default_factory=list)
+
+
+def fit(
+    pair: Pair, source: Iterator[tuple[Tensor, int]], budget: Budget, rate: float, device: torch.device, quiet: bool
+) -> Course:
+    """Fit the pair's student to its teacher, in place.
+
+    AdamW; the rate rises over the first 5 % of the budget and falls to zero as a cosine. Mixed precision on CUDA.
+
+    Raises:
+        FloatingPointError: the loss is no number any more.
+    """
+    optimizer = torch.optim.AdamW(_groups(pair.student), lr=rate, betas=(0.9, 0.999))
+    scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
+    course, start, sums, count = Course(), time.monotonic(), dict.fromkeys(GAINS, 0.0), 0
+    columns = (TextColumn("fitting"), BarColumn(), TextColumn("{task.fields[said]}"), TimeRemainingColumn())
+    with Progress(*columns, transient=True, disable=quiet) as progress:
+        bar = progress.add_task("", total=1.0, said="")
+        while (done := _done(budget, course.steps, start)) < 1:
+            images, unreadable = next(source)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * _schedule(done)
+            with torch.autocast(device.type, enabled=device.type == "cuda"):
+                branches = pair.predict(images.to(device))
+            parts = [distance(told, said, pair.student.reg_max) for told, said in branches]
+            loss = torch.stack([v for p in parts for v in p.values()]).sum()
+            if not torch.isfinite(loss):
+                raise FloatingPointError(f"the loss became {loss.item()} at step {course.steps}; lower lr={rate}")
+            optimizer.zero_grad()
+            scaler.scale(loss).backward()
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(pair.student.parameters(), CLIP)
+            scaler.step(optimizer)
+            scaler.update()
+            course.steps, course.images = course.steps + 1, course.images + len(images)
+            course.unreadable += unreadable
+            for name in sums:
+                sums[name] += sum(p[name].item() for p in parts)
+            count += 1
+            if _done(budget, course.steps, start) >= 0.1 * (len(course.losses) + 1):
+                course.losses.append({n: s / count for n, s in sums.items()})
+                sums, count = dict.fromkeys(GAINS, 0.0), 0
+            said = ", ".join(f"{n} {v:.3f}" for n, v in (course.losses[-1] if course.losses else {}).items())
+            progress.update(bar, completed=done, said=f"step {course.steps}  {said}")
+    course.minutes = (time.monotonic() - start) / 60
+    return course
+
+
+def _done(budget: Budget, steps: int, start: float) -> float:
+    """How much of the budget is used up, 0 to 1 or more."""
+    shares = [steps / budget.steps] if budget.steps else []
+    shares += [(time.monotonic() - start) / (60 * budget.minutes)] if budget.minutes else []
+    return max(shares)
+
+
+def _schedule(done: float) -> float:
+    """Factor on the learning rate after this share of the budget."""
+    return min(1.0, (done + 0.001) / WARMUP) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+def _groups(head: nn.Module) -> list[dict[str, object]]:
+    """Weights of convs decay; norms and biases do not."""
+    parameters = [p for p in head.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 5e-4},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
