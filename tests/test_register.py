@@ -102,7 +102,7 @@ def test_the_log_has_one_row_a_layer_and_ours_is_ours():
 @pytest.mark.parametrize(
     ("head", "message"),
     [
-        ([[[2, 3, 4], 1, "TSCODEDetect", ["nc", {"sec": True}]]], "unknown tscode option 'sec'; did you mean 'sce'"),
+        ([[[2, 3, 4], 1, "TSCODEDetect", ["nc", {"sec": True}]]], "^model YAML: unknown tscode option 'sec'; did you mean 'sce'"),
         ([[4, 1, "TSCODEDetect", ["nc"]]], "reads at least 2 layers, its row names 4"),
         ([[[4], 1, "TSCODEDetect", ["nc"]]], r"reads at least 2 layers, its row names \[4\]"),
         ([[[3, 4], 1, "TSCODEDetect", ["nc", {"finer": True}]]], "at least 2 predicted levels after the finer map"),

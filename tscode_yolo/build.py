@@ -99,10 +99,8 @@ def build_fpn(d: Mapping[str, Any], ch: int) -> Any:
         raise ValueError(f"{yaml_name(d)}: {FPN} must be the first row of `backbone:`, and the only one of its kind")
     from tscode_yolo.fpn import TorchvisionFPN
 
-    try:
+    with errors_name(d):
         return TorchvisionFPN.from_row(rows[0][3], ch)
-    except ValueError as e:
-        raise ValueError(f"{yaml_name(d)}: {e}") from None
 
 
 def stock_rows(d: Mapping[str, Any], fpn: Any) -> tuple[HeadConfig, list[Any]]:
@@ -114,7 +112,8 @@ def stock_rows(d: Mapping[str, Any], fpn: Any) -> tuple[HeadConfig, list[Any]]:
     at = len(d["backbone"]) + len(rows)  # layer number of the head
     whole = fpn is not None and isinstance(source, int) and source % at == 0
     args, options = split_row([[0] * 2 if whole else source, number, NAME, args], d)
-    config = HeadConfig.from_mapping(d.get("tscode"), options)
+    with errors_name(d):
+        config = HeadConfig.from_mapping(d.get("tscode"), options)
     if whole:
         maps = list(enumerate(fpn.out_channels))[not config.finer :]
         rows += [[0, 1, "Index", [channels, i]] for i, channels in maps]
@@ -142,14 +141,12 @@ def build_head(stub: Any, config: HeadConfig, d: Mapping[str, Any]) -> Any:
     """Our head with the stock head's inputs and settings."""
     from tscode_yolo.head import TSCODEDetect
 
-    recipe = resolve_recipe(config.recipe)
     ch = [tower[0].conv.in_channels for tower in stub.cv2]
     end2end = getattr(stub, "one2one_cv2", None) is not None
-    try:
+    with errors_name(d):
+        recipe = resolve_recipe(config.recipe)
         config = with_recipe(config, recipe)
         head: Any = TSCODEDetect(stub.nc, stub.reg_max, end2end, ch, config.as_dict())
-    except ValueError as e:
-        raise ValueError(f"{yaml_name(d)}: {e}") from None
     if recipe is not None and stub.reg_max == 1 and recipe.loss_names(False) != recipe.loss_names(True):
         LOGGER.info(
             f"recipe {config.recipe}: reg_max 1 regresses plain distances, so there is no distribution focal loss; "
@@ -204,6 +201,15 @@ def with_recipe(config: HeadConfig, recipe: Any) -> HeadConfig:
         quality_prior=config.quality_prior or recipe.quality_prior,
         box_prior=config.box_prior or recipe.box_prior,
     )
+
+
+@contextlib.contextmanager
+def errors_name(d: Mapping[str, Any]) -> Iterator[None]:
+    """Put the model YAML's name before the message of a wrong option inside."""
+    try:
+        yield
+    except (TypeError, ValueError) as e:
+        raise type(e)(f"{yaml_name(d)}: {e}") from None
 
 
 def yaml_name(d: Mapping[str, Any]) -> str:
