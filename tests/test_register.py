@@ -102,12 +102,16 @@ def test_the_log_has_one_row_a_layer_and_ours_is_ours():
 @pytest.mark.parametrize(
     ("head", "message"),
     [
-        ([[[2, 3, 4], 1, "TSCODEDetect", ["nc", {"sec": True}]]], "^model YAML: unknown tscode option 'sec'; did you mean 'sce'"),
+        (
+            [[[2, 3, 4], 1, "TSCODEDetect", ["nc", {"sec": True}]]],
+            "^model YAML: unknown tscode option 'sec'; did you mean 'sce'",
+        ),
         ([[4, 1, "TSCODEDetect", ["nc"]]], "reads at least 2 layers, its row names 4"),
         ([[[4], 1, "TSCODEDetect", ["nc"]]], r"reads at least 2 layers, its row names \[4\]"),
         ([[[3, 4], 1, "TSCODEDetect", ["nc", {"finer": True}]]], "at least 2 predicted levels after the finer map"),
         ([[[2, 3, 4], 1, "TSCODEDetect", ["nc", 16]]], r"the arguments of TSCODEDetect are \[nc\] or"),
         ([[[2, 3, 4], 1, "TSCODEdetect", ["nc"]]], "unknown layer 'TSCODEdetect'; did you mean 'TSCODEDetect'"),
+        ([[[2, 3, 4], 1, "TSCODEDetct", ["nc"]]], "unknown layer 'TSCODEDetct'; did you mean 'TSCODEDetect'"),
         ([[[2, 3, 4], 1, "TSCODEDetect", ["nc", {"quality": "iou"}]]], "the host's loss does not train that branch"),
         ([[[2, 4], 1, "TSCODEDetect", ["nc"]]], r"consecutive levels.*input 0 is 32x32 and input 1 is 8x8"),
         ([[[2, 3, 4], 1, "TSCODEDetect", ["nc"]], [-1, 1, "nn.Identity", []]], "must be the last row of `head:`"),
@@ -116,6 +120,15 @@ def test_the_log_has_one_row_a_layer_and_ours_is_ours():
 def test_a_wrong_row_gets_one_clear_error(head, message):
     with pytest.raises(ValueError, match=message):
         tasks.DetectionModel(tiny(head=head), verbose=False)
+
+
+def test_our_layers_elsewhere_get_one_clear_error():
+    with pytest.raises(ValueError, match="TSCODEDetect belongs into `head:`"):
+        tasks.DetectionModel(
+            tiny(backbone=[*tiny()["backbone"], [[2, 3, 4], 1, "TSCODEDetect", ["nc"]]]), verbose=False
+        )
+    with pytest.raises(ValueError, match="unknown layer 'TorchVisionFpn'; did you mean 'TorchvisionFPN'"):
+        tasks.DetectionModel(tiny(backbone=[[-1, 1, "TorchVisionFpn", []], *tiny()["backbone"][1:]]), verbose=False)
 
 
 def test_a_checkpoint_is_rebuilt_as_it_was_whatever_the_defaults_are_by_then(monkeypatch):

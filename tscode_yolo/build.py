@@ -40,12 +40,16 @@ def build_layers(d: dict[str, Any], ch: int, verbose: bool, parse: Callable[...,
     fpn = build_fpn(d, ch)
     rows = d["head"]
     ours = [i for i, row in enumerate(rows) if row[2] == NAME]
-    misspelt = [row[2] for row in rows if str(row[2]).lower() == NAME.lower() and row[2] != NAME]
-    if misspelt:
-        raise ValueError(f"{yaml_name(d)}: unknown layer '{misspelt[0]}'; did you mean '{NAME}'?")
+    for name in (str(row[2]) for row in (*d["backbone"], *rows)):
+        close = difflib.get_close_matches(name.lower(), [n.lower() for n in (NAME, FPN)], n=1, cutoff=0.8)
+        if close and name not in (NAME, FPN):
+            meant = NAME if close[0] == NAME.lower() else FPN
+            raise ValueError(f"{yaml_name(d)}: unknown layer '{name}'; did you mean '{meant}'?")
     close = difflib.get_close_matches("tscode", [str(k).lower() for k in d if k != "tscode"], n=1, cutoff=0.75)
     if ours and close:
         raise ValueError(f"{yaml_name(d)}: unknown key '{close[0]}'; the options of {NAME} go under `tscode:`")
+    if any(row[2] == NAME for row in d["backbone"]):
+        raise ValueError(f"{yaml_name(d)}: {NAME} belongs into `head:`, as its last row; it stands in `backbone:`")
     if not ours and d.get("tscode"):
         raise ValueError(f"{yaml_name(d)}: options under `tscode:` need {NAME} as the last row of `head:`")
     if fpn is None and not ours:
