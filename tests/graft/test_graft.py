@@ -18,7 +18,8 @@ from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 from tscode_yolo import cli
 from tscode_yolo.graft import command, graft
 from tscode_yolo.graft.images import Views, batches, find_images
-from tscode_yolo.graft.loss import GAINS, distance
+from tscode_yolo.graft.loss import GAINS, PARTS, distance, hint
+from tscode_yolo.graft.pair import Pair
 
 TINY = {"t": [0.25, 0.1, 1024]}  # a scale below n
 
@@ -118,7 +119,7 @@ def test_fewer_images_than_a_batch_are_seen_more_than_once(folder):
 def test_heads_that_say_the_same_are_not_apart(reg_max):
     said = {"boxes": torch.randn(2, 4 * reg_max, 5).abs() + 0.1, "scores": torch.randn(2, 3, 5)}
     parts = distance(said, {k: v.clone() for k, v in said.items()}, reg_max)
-    assert set(parts) == set(GAINS)
+    assert {*parts, "hint"} == set(PARTS)
     assert all(abs(v.item()) < 1e-5 for v in parts.values())
 
 
@@ -148,10 +149,45 @@ def test_distance_of_distributions_by_hand():
     assert_close(distance(told, said, 2)["dfl"] / GAINS["dfl"], torch.tensor(kl), rtol=1e-4, atol=1e-5)
 
 
+def test_hints_are_the_share_of_variance_that_is_missing():
+    told = [torch.tensor([0.0, 2.0]).view(1, 1, 1, 2), torch.tensor([5.0, 7.0]).view(1, 1, 1, 2)]  # variance 2
+    assert_close(hint(told, [told[0] + 1, told[1]]) / GAINS["hint"], torch.tensor(0.25))  # 1 / 2 and nothing
+
+
+@pytest.mark.parametrize("name", ["yolo11n", "yolo26n"])
+def test_merging_bridges_changes_nothing(make_teacher, make_yaml, tmp_path, name):
+    teacher = YOLO(make_teacher(tmp_path / "stock.pt", f"{name}.yaml")).model.float()
+    model = DetectionModel(make_yaml(tmp_path / "ours.yaml", f"{name}-tscode.yaml"), nc=3)
+    pair = Pair(teacher, model)
+    for tower, *_ in pair._towers().values():
+        for p in tower[-1].parameters():
+            torch.nn.init.normal_(p, std=0.1)
+    pair.student.eval()
+    images = torch.rand(2, 3, 96, 128)
+    before = pair.predict(images)
+    pair.merge()
+    branches = [getattr(pair.student, name) for name in ("one2many", "one2one")[: len(before)]]
+    after = [pair.student.forward_head(list(pair.body(images)), **branch) for branch in branches]
+    for bridged, merged in zip(before, after):
+        for task, said in bridged.items():
+            assert merged[task].shape == said.told.shape
+            assert_close(merged[task], said.said, rtol=1e-4, atol=1e-4)
+    assert pair.student.cls_skip[0][-1].bias is None
+
+
+def test_a_branch_like_the_stock_heads_starts_as_the_teacher(teacher, make_yaml, tmp_path):
+    """Its weights move, and the bridge in front of the teacher's predictor is where they went."""
+    model = make_yaml(tmp_path / "dpe.yaml", "yolo11n-tscode.yaml", tscode={"finer": True, "sce": False})
+    pair = Pair(YOLO(teacher).model.float(), DetectionModel(model, nc=3))
+    pair.student.eval()
+    scores = pair.predict(torch.rand(1, 3, 96, 96))[0]["scores"]
+    assert_close(scores.said, scores.told, rtol=1e-3, atol=1e-3)
+
+
 def test_a_graft_moves_the_body_and_teaches_the_head(teacher, student, folder, tmp_path):
     out = tmp_path / "new" / "grafted.pt"
     report = graft(
-        str(teacher), student, str(folder), steps=20, imgsz=96, batch=4, lr=0.01, out=str(out), verbose=False
+        str(teacher), student, str(folder), steps=20, imgsz=96, batch=4, lr=0.003, out=str(out), verbose=False
     )
     course = report["course"]
     assert course["steps"] == 20
@@ -243,6 +279,8 @@ def test_heads_that_cannot_teach_are_refused(teacher, student, make_teacher, mak
     refused(teacher, atss, "quality branch")
     plain = make_yaml(tmp_path / "one.yaml", "yolo11n-tscode.yaml", end2end=True)
     refused(teacher, plain, "must both be end-to-end or both not")
+    shared = {"finer": True, "share_towers": True, "share_down": True, "sce_width": 16, "dpe_width": 16}
+    refused(teacher, make_yaml(tmp_path / "s.yaml", "yolo11n-tscode.yaml", tscode=shared), "got share_towers")
     fused = make_teacher(tmp_path / "fused.pt", "yolo26n.yaml", fuse=True)
     refused(fused, make_yaml(tmp_path / "y26.yaml", "yolo26n-tscode.yaml"), "the weights are fused for inference")
 

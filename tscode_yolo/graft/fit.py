@@ -11,8 +11,8 @@ import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from tscode_yolo.graft.loss import GAINS, distance
-from tscode_yolo.graft.pair import Pair
+from tscode_yolo.graft.loss import PARTS, distance, hint
+from tscode_yolo.graft.pair import Pair, Said
 
 WARMUP = 0.05  # share of the budget in which the rate rises
 CLIP = 10.0  # norm of the gradient, as in the host's trainer
@@ -35,7 +35,7 @@ class Course:
         images: views of images seen.
         unreadable: files that could not be read, each time they came up.
         minutes: wall time.
-        losses: the means of box, cls and dfl over each tenth of the way.
+        losses: the means of box, cls, dfl and hint over each tenth of the way.
     """
 
     steps: int = 0
@@ -48,7 +48,7 @@ class Course:
 def fit(
     pair: Pair, source: Iterator[tuple[Tensor, int]], budget: Budget, rate: float, device: torch.device, quiet: bool
 ) -> Course:
-    """Fit the pair's student to its teacher, in place.
+    """Fit the pair's student to its teacher, in place, and merge its bridges.
 
     AdamW; the rate rises over the first 5 % of the budget and falls to zero as a cosine. Mixed precision on CUDA.
 
@@ -57,7 +57,7 @@ def fit(
     """
     optimizer = torch.optim.AdamW(_groups(pair.student), lr=rate, betas=(0.9, 0.999))
     scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
-    course, start, sums, count = Course(), time.monotonic(), dict.fromkeys(GAINS, 0.0), 0
+    course, start, sums, count = Course(), time.monotonic(), dict.fromkeys(PARTS, 0.0), 0
     columns = (TextColumn("fitting"), BarColumn(), TextColumn("{task.fields[said]}"), TimeRemainingColumn())
     with Progress(*columns, transient=True, disable=quiet) as progress:
         bar = progress.add_task("", total=1.0, said="")
@@ -67,7 +67,7 @@ def fit(
                 group["lr"] = rate * _schedule(done)
             with torch.autocast(device.type, enabled=device.type == "cuda"):
                 branches = pair.predict(images.to(device))
-            parts = [distance(told, said, pair.student.reg_max) for told, said in branches]
+            parts = [_parts(branch, pair.student.reg_max) for branch in branches]
             loss = torch.stack([v for p in parts for v in p.values()]).sum()
             if not torch.isfinite(loss):
                 raise FloatingPointError(f"the loss became {loss.item()} at step {course.steps}; lower lr={rate}")
@@ -84,11 +84,19 @@ def fit(
             count += 1
             if _done(budget, course.steps, start) >= 0.1 * (len(course.losses) + 1):
                 course.losses.append({n: s / count for n, s in sums.items()})
-                sums, count = dict.fromkeys(GAINS, 0.0), 0
+                sums, count = dict.fromkeys(PARTS, 0.0), 0
             said = ", ".join(f"{n} {v:.3f}" for n, v in (course.losses[-1] if course.losses else {}).items())
             progress.update(bar, completed=done, said=f"step {course.steps}  {said}")
+    pair.merge()
     course.minutes = (time.monotonic() - start) / 60
     return course
+
+
+def _parts(branch: dict[str, Said], reg_max: int) -> dict[str, Tensor]:
+    """The parts of the loss in one branch."""
+    told, said = ({task: getattr(s, side) for task, s in branch.items()} for side in ("told", "said"))
+    hints = [hint(s.told_features, s.said_features) for s in branch.values()]
+    return {**distance(told, said, reg_max), "hint": torch.stack(hints).sum()}
 
 
 def _done(budget: Budget, steps: int, start: float) -> float:

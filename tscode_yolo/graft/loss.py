@@ -1,9 +1,10 @@
-"""How far a head's raw predictions are from another's.
+"""How far what a head says is from what another says.
 
 Classes: the Kullback-Leibler divergence of Bernoulli variables, summed over classes and anchor points. Boxes: complete
 IoU (arXiv:1911.08287) of the decoded boxes and, where sides are distributions (DFL, arXiv:2006.04388), their
-divergence, or else the distance of the sides; an anchor point weighs what the teacher's best score is. All is
-divided by the sum of these weights, as the host divides its own losses by the sum of its targets: its gains apply.
+divergence, or else the distance of the sides; an anchor point weighs what the teacher's best score is. All is divided
+by the sum of these weights, as the host divides its own losses by the sum of its targets: its gains apply. Hints: the
+squared distance of the features that the predictors read, over the variance of the teacher's.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from torch import Tensor
 from torchvision.ops import complete_box_iou_loss
 from ultralytics.cfg import DEFAULT_CFG_DICT
 
-GAINS = {name: float(DEFAULT_CFG_DICT[name]) for name in ("box", "cls", "dfl")}
+GAINS = {**{name: float(DEFAULT_CFG_DICT[name]) for name in ("box", "cls", "dfl")}, "hint": 1.0}
+PARTS = tuple(GAINS)
 
 
 def distance(told: dict[str, Tensor], said: dict[str, Tensor], reg_max: int) -> dict[str, Tensor]:
-    """Weighted parts of the loss.
+    """Weighted parts of the loss on raw predictions.
 
     Args:
         told: the teacher's boxes (B, 4 reg_max, A), distances in strides or DFL logits, and score logits (B, nc, A).
@@ -42,7 +44,13 @@ def distance(told: dict[str, Tensor], said: dict[str, Tensor], reg_max: int) -> 
     else:
         apart = F.smooth_l1_loss(ours, theirs, reduction="none").squeeze(2)
     parts["dfl"] = (apart.mean(1) * weight).sum() / total
-    return {name: GAINS[name] * parts[name] for name in GAINS}
+    return {name: GAINS[name] * part for name, part in parts.items()}
+
+
+def hint(told: list[Tensor], said: list[Tensor]) -> Tensor:
+    """Share of the variance of the teacher's features (B, D, H, W), level by level, that the student's do not have."""
+    shares = [F.mse_loss(s.float(), t.float()) / t.float().var().clamp(min=1e-6) for t, s in zip(told, said)]
+    return GAINS["hint"] * torch.stack(shares).mean()
 
 
 def _decoded(sides: Tensor) -> Tensor:

@@ -1,9 +1,16 @@
-"""One body, two heads: the teacher's backbone and neck feed the teacher's own head and a TSCODE head side by side."""
+"""One body, two heads: the teacher's backbone and neck feed the teacher's own head and a TSCODE head side by side.
+
+While it is fitted, a bridge stands for each predictor of the TSCODE head: it ends in the features that the teacher's
+predictor of that level reads, and the teacher's predictor, frozen, makes the scores and boxes of them. So what the
+teacher's predictors know of classes that no image shows is kept, and the features can be compared (hints, FitNets,
+arXiv:1412.6550). In the end a bridge and the predictor behind it are one linear map: the one conv the head has.
+"""
 
 from __future__ import annotations
 
 import copy
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +19,32 @@ from ultralytics.nn.modules.head import Detect
 from tscode_yolo.head import TSCODEDetect
 from tscode_yolo.transfer import Account
 
+TASKS = {"boxes": ("cv2", ()), "scores": ("cv3", ("cls_skip",))}  # teacher's towers; what the student adds up to cv3's
+
+
+@dataclass
+class Said:
+    """What two heads say of one task in one branch.
+
+    Attributes:
+        told: the teacher's raw predictions (B, K, A).
+        said: the student's.
+        told_features: per level, what the teacher's predictor reads: (B, D, H, W).
+        said_features: likewise the student's.
+    """
+
+    told: Tensor
+    said: Tensor
+    told_features: list[Tensor]
+    said_features: list[Tensor]
+
 
 class Pair:
     """A trained stock model and a TSCODE model with the same body.
 
     Attributes:
-        teacher: the stock head; frozen, its norms in evaluation mode.
-        student: the TSCODE head, in training mode.
+        teacher: the stock head; frozen, in evaluation mode.
+        student: the TSCODE head, in training mode, with bridges until `merge`.
         body: image (B, 3, H, W) to the maps that reach the TSCODE head, finest first; frozen.
         account: what moved from the teacher.
     """
@@ -36,7 +62,7 @@ class Pair:
         self.teacher, self.student = teacher.model[-1], model.model[-1]
         if teacher.is_fused():
             raise ValueError("weights=: the weights are fused for inference; give the checkpoint that training wrote")
-        self._check_heads()
+        _check(self.teacher, self.student)
         model.names = dict(teacher.names)
         self.account: Account = model.load(teacher, verbose=False)  # the plug-in's, as one head is ours
         if left := self.account.left:
@@ -46,50 +72,121 @@ class Pair:
             )
         self.body = _without_head(model).eval().requires_grad_(False)
         self.teacher.eval().requires_grad_(False)
-        self.teacher.training = True  # of the head itself only: it then returns what its predictors say
         self.student.train().requires_grad_(True)
+        self.prefixes = ("", "one2one_") if _twins(self.teacher) else ("",)
+        for unit, (tower, predictor, has_bias) in self._towers().items():
+            moved = self.account.head[unit].startswith("moved")
+            tower[-1] = _bridge(tower[-1], predictor, has_bias, moved)
 
-    def _check_heads(self) -> None:
-        teacher, student = self.teacher, self.student
-        if not isinstance(teacher, Detect) or isinstance(teacher, TSCODEDetect):
-            raise ValueError(
-                f"weights=: expected a stock detection model, got one with a {type(teacher).__name__} head"
-            )
-        if not isinstance(student, TSCODEDetect):
-            raise ValueError(f"model=: expected a YAML with a TSCODEDetect head, got {type(student).__name__}")
-        if student.quality is not None:
-            raise ValueError(
-                "model=: its head has a quality branch, for which a stock head has no counterpart to fit; "
-                "choose a recipe without one"
-            )
-        for what, mine, theirs in (
-            ("levels", student.nl, teacher.nl),
-            ("DFL bins (reg_max)", student.reg_max, teacher.reg_max),
-        ):
-            if mine != theirs:
-                raise ValueError(f"model=: expected {theirs} {what} as in weights=, got {mine}")
-        if _twins(teacher) != _twins(student):
-            raise ValueError(
-                "weights= and model= must both be end-to-end or both not: "
-                f"weights {_described(teacher)}, model {_described(student)}"
-            )
+    def _towers(self) -> dict[str, tuple[Any, nn.Conv2d, bool]]:
+        """The student's towers by name, the teacher's predictor each is to reach, and whether its bias counts."""
+        found = {}
+        for prefix in self.prefixes:
+            for towers, others in TASKS.values():
+                for name in (towers, *others):
+                    for i, tower in enumerate(getattr(self.student, prefix + name, None) or ()):
+                        found[f"{prefix}{name}.{i}"] = (
+                            tower,
+                            getattr(self.teacher, prefix + towers)[i][-1],
+                            name == towers,
+                        )
+        return found
 
-    def predict(self, images: Tensor) -> list[tuple[dict[str, Tensor], dict[str, Tensor]]]:
-        """Raw predictions (teacher's, student's) of each branch: one, or two of an end-to-end head.
+    def predict(self, images: Tensor) -> list[dict[str, Said]]:
+        """What the two heads say of each task: one entry, or one each for the two branches of an end-to-end head.
 
         Args:
             images: (B, 3, H, W), 0 to 1.
-
-        Returns:
-            Dicts with boxes (B, 4 reg_max, A) and scores (B, nc, A) before softmax and sigmoid.
         """
         with torch.no_grad():
             maps = self.body(images)
-            told = self.teacher(list(maps[self.student.finer :]))
-        said = self.student(list(maps))
-        if "boxes" in told:
-            return [(told, said)]
-        return [(told[branch], said[branch]) for branch in ("one2many", "one2one")]
+        return [self._branch(prefix, list(maps)) for prefix in self.prefixes]
+
+    def _branch(self, prefix: str, maps: list[Tensor]) -> dict[str, Said]:
+        levels = maps[self.student.finer :]
+        branches = self.student.one2one if prefix else self.student.one2many
+        features = self.student.forward_head(maps, **branches)
+        out = {}
+        for task, (name, _) in TASKS.items():
+            towers = getattr(self.teacher, prefix + name)
+            with torch.no_grad():
+                theirs = [tower[:-1](p) for tower, p in zip(towers, levels)]
+            flat = features[task].split([p.shape[-2] * p.shape[-1] for p in levels], -1)
+            ours = [f.unflatten(-1, p.shape[-2:]) for f, p in zip(flat, levels)]
+            told, said = (
+                torch.cat([tower[-1](f).flatten(2) for tower, f in zip(towers, side)], -1) for side in (theirs, ours)
+            )
+            out[task] = Said(told, said, theirs, ours)
+        return out
+
+    def merge(self) -> None:
+        """Make one conv of each bridge and the teacher's predictor behind it; the head is whole again."""
+        for tower, predictor, has_bias in self._towers().values():
+            tower[-1] = _merged(tower[-1], predictor, has_bias)
+
+
+def _check(teacher: Any, student: Any) -> None:
+    """Raise ValueError unless the two heads can be fitted to each other."""
+    if not isinstance(teacher, Detect) or isinstance(teacher, TSCODEDetect):
+        raise ValueError(f"weights=: expected a stock detection model, got one with a {type(teacher).__name__} head")
+    if not isinstance(student, TSCODEDetect):
+        raise ValueError(f"model=: expected a YAML with a TSCODEDetect head, got {type(student).__name__}")
+    if student.quality is not None or student.box_scale is not None:
+        raise ValueError(
+            "model=: its head has a quality branch or a scale per level, for which a stock head has no counterpart to "
+            "fit; choose a recipe without one"
+        )
+    if len(student.cv2) != student.nl or len(student.cv3) != student.nl:
+        raise ValueError("model=: expected a tower per level as in the stock head, got share_towers; leave it out")
+    for what, mine, theirs in (
+        ("levels", student.nl, teacher.nl),
+        ("DFL bins (reg_max)", student.reg_max, teacher.reg_max),
+    ):
+        if mine != theirs:
+            raise ValueError(f"model=: expected {theirs} {what} as in weights=, got {mine}")
+    if _twins(teacher) != _twins(student):
+        raise ValueError(
+            "weights= and model= must both be end-to-end or both not: "
+            f"weights {_described(teacher)}, model {_described(student)}"
+        )
+
+
+def _bridge(own: nn.Conv2d, predictor: nn.Conv2d, has_bias: bool, moved: bool) -> nn.Conv2d:
+    """The conv from the student's features to the teacher's: what the student's own does if it moved, or else fresh.
+
+    The student's predictor has k rows for each of the teacher's (4 under SCE), so k bridges lie side by side, in the
+    order in which Eq. 4 hands them out: channel d, place j is row d k + j.
+    """
+    k = own.out_channels // predictor.out_channels
+    bridge = _conv_like(own, k * predictor.in_channels, has_bias)
+    if moved:
+        back = torch.linalg.pinv(predictor.weight.detach().flatten(1))  # (D, K)
+        rows = own.weight.detach().unflatten(0, (-1, k))  # (K, k, C, h, w)
+        bridge.weight.data.copy_(torch.einsum("do,okchw->dkchw", back, rows).flatten(0, 1))
+    elif not own.weight.any():
+        bridge.weight.data.zero_()  # SCE starts as nothing added
+    if bridge.bias is not None:
+        bridge.bias.data.zero_()  # the predictor behind has a bias of its own
+    return bridge
+
+
+def _merged(bridge: nn.Conv2d, predictor: nn.Conv2d, has_bias: bool) -> nn.Conv2d:
+    """The conv that is `bridge` and then `predictor`."""
+    k = bridge.out_channels // predictor.in_channels
+    weight = predictor.weight.detach().flatten(1)  # (K, D)
+    rows = bridge.weight.detach().unflatten(0, (-1, k))
+    conv = _conv_like(bridge, k * len(weight), has_bias)
+    conv.weight.data.copy_(torch.einsum("od,dkchw->okchw", weight, rows).flatten(0, 1))
+    if conv.bias is not None:
+        own, behind = (cast(Tensor, c.bias).detach() for c in (bridge, predictor))
+        conv.bias.data.copy_((weight @ own.unflatten(0, (-1, k)) + behind[:, None]).flatten())
+    return conv
+
+
+def _conv_like(conv: Any, out_channels: int, bias: bool) -> nn.Conv2d:
+    """A conv with another number of outputs."""
+    new = nn.Conv2d(conv.in_channels, out_channels, conv.kernel_size, padding=conv.padding, bias=bias)
+    return new.to(conv.weight)
 
 
 class _Maps(nn.Module):
@@ -97,8 +194,7 @@ class _Maps(nn.Module):
 
     def __init__(self, head: Any):
         super().__init__()
-        # What the host's graph walk reads of a layer; `type` is its name in messages.
-        for name in ("f", "i", "type"):
+        for name in ("f", "i", "type"):  # what the host's graph walk reads of a layer
             setattr(self, name, getattr(head, name))
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
