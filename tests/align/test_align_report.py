@@ -14,7 +14,7 @@ from scipy.stats import bootstrap as scipy_bootstrap
 from tscode_yolo.align import AlignArgs, main
 from tscode_yolo.align.collect import Settings, collect
 from tscode_yolo.align.command import short_names
-from tscode_yolo.align.curves import plot_curves, read_results
+from tscode_yolo.align.curves import measured, plot_curves, read_results
 from tscode_yolo.align.html import number
 from tscode_yolo.align.measure import Measurer, resamples
 from tscode_yolo.align.predict import Detector
@@ -271,6 +271,11 @@ def test_findings_repeat_the_numbers(written):
     assert findings(report) == report["findings"]
     assert f"AP is {100 * report['models'][0]['overall']['ap']['value']:.1f} %" in report["findings"][0]
     assert any("corrupt" in line for line in report["findings"])
+
+
+def test_epochs_without_validation_are_no_points_of_the_curve():
+    assert measured([1, 2, 3, 4, 5, 6], [0.0, 0.0, 3.0, 3.0, 2.0, 2.5]) == ([3, 5, 6], [3.0, 2.0, 2.5])
+    assert measured([1, 2], [0.0, 0.0]) == ([], [])
 
 
 def test_curves_read_padded_names_and_refuse_other_files(tmp_path):

@@ -38,6 +38,12 @@ def read_results(path: str | Path) -> dict[str, list[float]]:
     return {c: [float(row[c]) for row in rows] for c in ("epoch", *COLUMNS)}
 
 
+def measured(epochs: list[float], losses: list[float]) -> tuple[list[float], list[float]]:
+    """The epochs that were validated: in the others the host writes the last value again, or 0 before the first."""
+    kept = [i for i, v in enumerate(losses) if v != (losses[i - 1] if i else 0.0)]
+    return [epochs[i] for i in kept], [losses[i] for i in kept]
+
+
 def plot_curves(runs: dict[str, dict[str, list[float]]]) -> Figure:
     """Plot classification loss over epochs.
 
@@ -51,7 +57,8 @@ def plot_curves(runs: dict[str, dict[str, list[float]]]) -> Figure:
     axes = figure.subplots()
     for (name, run), colour in zip(runs.items(), MODEL_COLOURS, strict=False):
         for column, style in zip(COLUMNS, ("-", "--"), strict=True):
-            axes.plot(run["epoch"], run[column], style, color=colour, label=f"{name}: {COLUMNS[column]}")
+            points = measured(run["epoch"], run[column]) if column.startswith("val/") else (run["epoch"], run[column])
+            axes.plot(*points, style, color=colour, label=f"{name}: {COLUMNS[column]}")
     axes.set(xlabel="epoch", ylabel="classification loss")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#e9ecef")

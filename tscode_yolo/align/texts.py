@@ -103,7 +103,8 @@ figcaption{font-size:.85rem;color:var(--soft);padding-top:4px;overflow-wrap:anyw
 summary{cursor:pointer;font-weight:600;padding:4px 0}dt{font-weight:600;margin-top:.5em}dd{margin:0;color:var(--soft)}
 @media(max-width:560px){.gallery:not(.two) figure{overflow-x:auto}.gallery:not(.two) img{width:680px;max-width:none}
 .gallery figcaption{position:sticky;left:0}main{padding:8px}header,section{padding:14px 12px}
-.bar{grid-template-columns:1fr 62px}.bar .track{grid-row:2;grid-column:1/3}th,td{padding:5px 7px}
-th:first-child{max-width:150px}}
+.bar{grid-template-columns:1fr 62px}.bar .track{grid-row:2;grid-column:1/3}th,td{padding:5px 4px}
+table{font-size:.82rem}th small,td small{font-size:.68rem;white-space:normal}
+th:first-child{min-width:96px;max-width:120px}}
 @media print{section{break-inside:avoid}}
 """
