@@ -54,8 +54,8 @@ def markdown(report: Mapping[str, Any]) -> str:
         + ".",
         "",
         f"Float32 passes within {limits['boxes']:g} px and {limits['scores']:g}, before NMS or, where NMS or top-k is "
-        f"in the file, between paired detections, with every detection above {report['conf']:g} found again (IoU > 0.99, "
-        f"same class); coarser arithmetic passes if it costs at most "
+        f"in the file, between paired detections, with every detection above {report['conf']:g} found again (IoU > "
+        f"0.99, same class); coarser arithmetic passes if it costs at most "
         f"{limits['ap']:g} AP points more than it costs the stock head.",
         "",
         "Detections: matched / in PyTorch. AP: PyTorch -> exported, then the stock head's. Time: exported / PyTorch, "
