@@ -7,9 +7,7 @@ from typing import Any
 from ultralytics.nn.modules import Detect, v10Detect
 from ultralytics.nn.tasks import DetectionModel
 
-from tscode_yolo.head import TSCODEDetect
-
-HEADS = (Detect, v10Detect, TSCODEDetect)
+OURS = "tscode_yolo.head", "TSCODEDetect"  # by name: a study runs on stock models alone too, without our head
 
 
 def refusal(model: Any) -> str | None:
@@ -21,8 +19,9 @@ def refusal(model: Any) -> str | None:
     if type(model) is not DetectionModel:
         return f"expected a detection model, got a {type(model).__name__}"
     layers: Any = model.model
-    if type(layers[-1]) not in HEADS:
-        return f"expected a detection model with a Detect head, got one with a {type(layers[-1]).__name__} head"
+    head = type(layers[-1])
+    if head not in (Detect, v10Detect) and (head.__module__, head.__name__) != OURS:
+        return f"expected a detection model with a Detect head, got one with a {head.__name__} head"
     if (task := getattr(model, "task", None) or "detect") != "detect":
         return f"expected a detection model, got one of the task {task}"
     return None
