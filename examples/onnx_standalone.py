@@ -2,7 +2,8 @@
 
 python examples/onnx_standalone.py best.onnx IMAGE_OR_VIDEO [OUT] [CONFIDENCE] prints one line an object and, with OUT,
 writes the annotated image or mp4. Class names, stride and size come from the file. Exports of any kind are understood:
-plain, nms=True or end2end (nms=False); static or dynamic; with fp16 inputs.
+plain, nms=True or end2end (nms=False); static or dynamic; with fp16 inputs. Exit code 1: an image or video that cannot
+be read or written; 2: a wrong command line or model.
 """
 
 import ast
@@ -14,12 +15,24 @@ import onnxruntime
 
 
 class Detector:
-    """An .onnx file made by `yolo export`; call it with a BGR image."""
+    """An .onnx file made by `yolo export`; call it with a BGR image. ValueError if it is none."""
 
     def __init__(self, path: str) -> None:
-        self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        try:
+            self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        except Exception as e:  # onnxruntime has a class of its own for each fault
+            raise ValueError(f"{path}: expected an .onnx file ({' '.join(str(e).split())})") from e
         meta = self.session.get_modelmeta().custom_metadata_map
-        self.names: dict[int, str] = ast.literal_eval(meta["names"])
+        try:
+            self._read(meta)
+        except (KeyError, ValueError, SyntaxError, TypeError, AttributeError, OverflowError) as e:
+            raise ValueError(
+                f"{path}: expected the metadata that `yolo export` writes (names, stride, imgsz), got "
+                f"{', '.join(sorted(meta)) or 'none'} ({type(e).__name__}: {e}); export the checkpoint again"
+            ) from e
+
+    def _read(self, meta: dict[str, str]) -> None:
+        self.names: dict[int, str] = dict(ast.literal_eval(meta["names"]).items())
         self.stride = int(float(meta["stride"]))
         self.final = meta.get("end2end") == "True" or bool(ast.literal_eval(meta.get("args", "{}")).get("nms"))
         self.input = self.session.get_inputs()[0]
@@ -74,33 +87,74 @@ def draw(image: np.ndarray, rows: np.ndarray, names: dict[int, str]) -> np.ndarr
     return image
 
 
+def save(out: str, image: np.ndarray) -> None:
+    """Write an image. OSError if it cannot be written."""
+    try:
+        written = cv2.imwrite(out, image)
+    except cv2.error as e:
+        raise OSError(f"{out}: expected a name with the extension of an image, e.g. .jpg or .png") from e
+    if not written:
+        raise OSError(f"{out}: the image cannot be written; does its folder exist?")
+
+
+def open_video(out: str, fps: float, size: tuple[int, int]) -> cv2.VideoWriter:
+    """An mp4 to write frames of `size` (width, height) to. OSError if it cannot be written."""
+    writer = cv2.VideoWriter(out, cv2.VideoWriter_fourcc(*"mp4v"), fps, size)
+    if not writer.isOpened():
+        raise OSError(f"{out}: the video cannot be written; expected a name that ends in .mp4 in a folder that exists")
+    return writer
+
+
+def confidence(text: str) -> float:
+    """A number from 0 to 1. ValueError if the text is none."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise ValueError(f"{text}: expected a confidence from 0 to 1")
+    return number
+
+
 def main(argv: list[str]) -> int:
     if not 2 <= len(argv) <= 4:
         print(__doc__, file=sys.stderr)
         return 2
-    detector, out, conf = Detector(argv[0]), argv[2] if len(argv) > 2 else "", float(argv[3]) if len(argv) > 3 else 0.25
-    still, writer, number = cv2.imread(argv[1]), None, 0
-    video = None if still is not None else cv2.VideoCapture(argv[1])
+    try:
+        conf = confidence(argv[3]) if len(argv) > 3 else 0.25
+        detector = Detector(argv[0])
+    except ValueError as e:
+        print(e, file=sys.stderr)
+        return 2
+    try:
+        detect(detector, argv[1], argv[2] if len(argv) > 2 else "", conf)
+    except OSError as e:
+        print(e, file=sys.stderr)
+        return 1
+    return 0
+
+
+def detect(detector: Detector, source: str, out: str, conf: float) -> None:
+    """Print, and with `out` draw, what is found in an image or in every frame of a video. OSError as `save`."""
+    still, writer, number = cv2.imread(source), None, 0
+    video = None if still is not None else cv2.VideoCapture(source)
     ok, frame = (True, still) if video is None else video.read()
     if not ok:
-        raise SystemExit(f"{argv[1]}: expected an image or video that OpenCV can read")
+        raise OSError(f"{source}: expected an image or video that OpenCV can read")
     while ok:
         rows = detector(frame, conf)
         for x1, y1, x2, y2, score, cls in rows:
             print(f"{number}  {detector.names[int(cls)]:<16} {score:.3f}  {x1:.1f} {y1:.1f} {x2:.1f} {y2:.1f}")
         if out and video is None:
-            cv2.imwrite(out, draw(frame, rows, detector.names))
+            save(out, draw(frame, rows, detector.names))
         elif out:
             size = frame.shape[1], frame.shape[0]
-            writer = writer or cv2.VideoWriter(
-                out, cv2.VideoWriter_fourcc(*"mp4v"), video.get(cv2.CAP_PROP_FPS) or 25, size
-            )
+            writer = writer or open_video(out, video.get(cv2.CAP_PROP_FPS) or 25, size)
             writer.write(draw(frame, rows, detector.names))
         number += 1
         ok, frame = video.read() if video is not None else (False, None)
     if writer is not None:
         writer.release()
-    return 0
 
 
 if __name__ == "__main__":

@@ -68,6 +68,33 @@ def test_detections_are_paired_one_to_one(exported, counts):
     assert (summary["reference"], summary["exported"]) == (1, len(exported))
 
 
+def test_pairs_say_how_much_they_differ():
+    """IoU 0.9955 and 0.994 are both "the same box": their sides are off by half a pixel and by 0.2 and 0.1."""
+    matches = Matches(conf=0.25, score=1e-3)
+    assert matches.differences() is None
+    matches.add(rows([0, 0, 100, 100, 0.9, 1]), rows([0, 0, 100, 99.5, 0.7, 1]))
+    matches.add(rows([0, 0, 50, 50, 0.5, 0]), rows([0, 0.2, 50.1, 50, 0.5, 0]))
+    found = matches.differences()
+    assert matches.summary()["matched"] == 2
+    assert found["boxes"] == {"max": pytest.approx(0.5), "median": 0.0}
+    assert found["scores"]["max"] == pytest.approx(0.2)
+
+
+def test_an_object_found_twice_is_paired_with_its_likeness():
+    """Each of the two boxes overlaps both of the other model's by more than 0.99; a wrong pairing differs by 0.2."""
+    twice = [0, 0, 100, 100, 0.9, 1], [0, 0, 100, 99.9, 0.7, 1]
+    matches = Matches(conf=0.25, score=1e-3)
+    matches.add(rows(*twice), rows(*reversed(twice)))
+    assert matches.summary()["matched"] == 2
+    assert matches.differences() == {"boxes": {"max": 0.0, "median": 0.0}, "scores": {"max": 0.0, "median": 0.0}}
+
+
+def test_nan_finds_no_partner():
+    matches = Matches(conf=0.25, score=1e-3)
+    matches.add(rows([0, 0, 100, 100, 0.9, 1]), rows([math.nan, 0, 100, 100, 0.9, 1]))
+    assert (matches.summary()["matched"], matches.summary()["unmatched"]) == (0, 2)
+
+
 def test_final_rows_and_raw_outputs_come_to_the_same():
     boxes = raw([50, 50, 20, 20, 0.9, 0.1], [50, 50, 20, 20, 0.8, 0.1], [10, 10, 8, 8, 0.1, 0.1])
     final = torch.tensor([[[40, 40, 60, 60, 0.9, 0], [0, 0, 0, 0, 0, 0]]])

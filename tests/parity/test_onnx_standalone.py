@@ -99,6 +99,41 @@ def test_without_a_readable_file_it_says_so(tmp_path):
     assert run(sys.executable, SCRIPT, cwd=tmp_path, check=False).returncode == 2
 
 
+def test_what_cannot_be_written_is_an_error(tmp_path):
+    model = constant_model(tmp_path / "best.onnx", RAW)
+    cv2.imwrite(str(tmp_path / "image.png"), np.zeros((100, 200, 3), np.uint8))
+    writer = cv2.VideoWriter(str(tmp_path / "in.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 25, (200, 100))
+    writer.write(np.zeros((100, 200, 3), np.uint8))
+    writer.release()
+    for source, out, message in (
+        ("image.png", "no/folder.png", "cannot be written"),
+        ("image.png", "image.xyz", "expected a name with the extension of an image"),
+        ("in.mp4", "no/folder.mp4", "the video cannot be written"),
+    ):
+        done = run(sys.executable, SCRIPT, model, source, out, cwd=tmp_path, check=False)
+        assert (done.returncode, message in done.stderr, "Traceback" in done.stderr) == (1, True, False)
+
+
+def test_a_wrong_model_or_confidence_ends_in_one_line(tmp_path):
+    (tmp_path / "text.onnx").write_text("no model")
+    bare = constant_model(tmp_path / "best.onnx", RAW)
+    described = onnx.load(bare)
+    del described.metadata_props[:]
+    onnx.save(described, tmp_path / "bare.onnx")
+    constant_model(tmp_path / "stride.onnx", RAW, stride="abc")
+    for arguments, message in (
+        (["nowhere.onnx", "x.png"], "nowhere.onnx: expected an .onnx file"),
+        (["text.onnx", "x.png"], "text.onnx: expected an .onnx file"),
+        (["bare.onnx", "x.png"], "expected the metadata that `yolo export` writes (names, stride, imgsz), got none"),
+        (["stride.onnx", "x.png"], "expected the metadata that `yolo export` writes"),
+        (["best.onnx", "x.png", "o.png", "high"], "high: expected a confidence from 0 to 1"),
+        (["best.onnx", "x.png", "o.png", "nan"], "nan: expected a confidence from 0 to 1"),
+    ):
+        done = run(sys.executable, SCRIPT, *arguments, cwd=tmp_path, check=False)
+        assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+        assert message in done.stderr.strip().splitlines()[-1]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options"),

@@ -17,6 +17,7 @@ from tscode_yolo.safe.hub import from_pretrained, push, save_pretrained
 from .conftest import NAMES
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
+pytest.importorskip("huggingface_hub.errors")
 
 
 @pytest.fixture
@@ -56,7 +57,33 @@ def test_push_then_from_pretrained(packed, remote, capsys):
     assert capsys.readouterr().out.strip() == "pushed to https://hub/me/cells/commit/1?Add TSCODE weights"
     assert (remote / "me/cells.private").read_text() == "True"
     assert (remote / "me/cells/model.safetensors").read_bytes() == packed.read_bytes()
+    assert 'from_pretrained("me/cells")' in (remote / "me/cells/README.md").read_text()
     assert from_pretrained("me/cells").names == NAMES
+
+
+@pytest.mark.parametrize("fault", ["unreachable", "refused"])
+def test_a_hub_that_does_not_answer_ends_in_one_line(packed, monkeypatch, capsys, fault):
+    kind = huggingface_hub.errors.HfHubHTTPError
+    http = sys.modules[kind.__mro__[1].__module__.partition(".")[0]]  # httpx, or requests under older clients
+    unreachable = getattr(http, "ConnectError", None) or http.ConnectionError
+    answer = (
+        http.Response(401, request=http.Request("POST", "https://hub/api")) if hasattr(http, "ConnectError") else None
+    )
+    errors = {
+        "unreachable": unreachable("[Errno 111] Connection refused"),
+        "refused": kind("401 Client Error.\n\nInvalid username", response=answer),
+    }
+
+    def fail(*args, **kwargs):
+        raise errors[fault]
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", fail)
+    assert cli.main(["push", f"model={packed}", "repo=me/cells"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("tscode: repo=me/cells: expected an answer from the Hugging Face Hub, got: ")
+    with pytest.raises(ConnectionError, match="repo=me/cells: expected an answer"):
+        from_pretrained("me/cells")
 
 
 def test_what_we_ask_of_the_client_is_in_its_signatures():

@@ -61,7 +61,7 @@ def test_the_round_trip_is_bitwise(make_checkpoint, tmp_path, name, dtype, chang
     }
     assert after["model"].names == NAMES
     assert after["model"].stride.tolist() == [8, 16, 32]
-    assert after["train_args"] == {**before["train_args"], "data": "cells/data.yaml"}
+    assert after["train_args"] == {"task": "detect", "imgsz": 96}  # paths and all the host does not need stay behind
     assert (after["date"], after["train_metrics"]) == (before["date"], before["train_metrics"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -95,7 +96,8 @@ def parity(
     stock = existing("baseline", baseline) if baseline else None
     for file in filter(None, (weights, stock)):
         load(str(file))  # a clear error now rather than one in every process
-    tolerances = Tolerances(float(boxes), float(scores), float(ap))
+    tolerances = Tolerances(as_limit("boxes", boxes), as_limit("scores", scores), as_limit("ap", ap))
+    conf, timeout = as_limit("conf", conf, most=1.0), as_limit("timeout", timeout)
     labels = str(existing("data", data)) if data else None
     images = pick_images(labels, source, as_count("count", count))
     least = 0 if rounds == 0 else 2
@@ -132,7 +134,8 @@ def plan(formats: Any, words: Any, imgsz: int, end2end: bool) -> dict[str, list[
     for fmt in wanted:
         if fmt not in variants.NEEDS:
             raise ValueError(unknown_name("format", str(fmt), [*variants.NEEDS, "all"]))
-    return {fmt: [v.name for v in variants.plan(fmt, as_list(words), imgsz, end2end)] for fmt in wanted}
+    listed = [str(w) for w in as_list(words)]  # 480 comes as a number
+    return {fmt: [v.name for v in variants.plan(fmt, listed, imgsz, end2end)] for fmt in wanted}
 
 
 def pick_images(data: str | None, source: str | None, count: int) -> list[str]:
@@ -164,6 +167,21 @@ def check_side(imgsz: Any) -> int:
     if side % 32:
         raise ValueError(f"imgsz={imgsz}: expected a multiple of 32; other sizes go into variants=, e.g. 480x640")
     return side
+
+
+def as_limit(key: str, value: Any, most: float = math.inf) -> float:
+    """A number from 0 to `most`.
+
+    Raises:
+        ValueError: anything else.
+    """
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 <= number <= most or number == math.inf:
+        raise ValueError(f"{key}={value}: expected a number {'from 0' if most == math.inf else f'from 0 to {most:g}'}")
+    return number
 
 
 def _images_in(place: Path) -> list[str]:

@@ -14,8 +14,9 @@ class Tolerances:
     """What a pass means.
 
     Attributes:
-        boxes: largest difference of a box's side before NMS, pixels, in float32.
-        scores: largest difference of a score before NMS, in float32.
+        boxes: largest difference of a box's side, pixels, in float32: before NMS, or of the paired detections where
+            NMS or top-k is in the file.
+        scores: largest difference of a score, likewise.
         ap: AP points that a model may lose in coarser arithmetic beyond what the stock head loses there.
     """
 
@@ -50,7 +51,7 @@ def judge(row: Mapping[str, Any], tolerances: Tolerances) -> tuple[str, str]:
 
 
 def _by_numbers(side: Mapping[str, Any], tolerances: Tolerances) -> tuple[str, str]:
-    """Raw outputs within the tolerances, and every detection found again."""
+    """Raw outputs, or pairs of final rows, within the tolerances, and every detection found again."""
     faults = []
     for what, limit, unit in (("boxes", tolerances.boxes, " px"), ("scores", tolerances.scores, "")):
         if side[what] and not side[what]["max"] <= limit:

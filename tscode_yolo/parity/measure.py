@@ -20,6 +20,7 @@ from tscode_yolo.study import latency
 from tscode_yolo.study.evaluation import evaluate
 
 IOU = 0.7  # of NMS, the host's default
+WITH_AP = ("base", "nms", "end2end")  # of the float32 variants; the others differ in form only
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,9 @@ def side(
     """Export one model and hold it against its checkpoint.
 
     Returns:
-        ``bytes``, ``boxes`` and ``scores`` (max and median difference, None for final rows), ``detections``, ``ap``,
-        ``unrunnable`` (exported, but nothing here runs it) and ``error``; and the call into the runtime, if it runs.
+        ``bytes``, ``boxes`` and ``scores`` (max and median difference: of the raw outputs, or of the paired detections
+        where the output is final rows; None if nothing was paired there), ``detections``, ``ap``, ``unrunnable``
+        (exported, but nothing here runs it) and ``error``; and the call into the runtime, if it runs.
     """
     found: dict[str, Any] = dict.fromkeys(("bytes", "boxes", "scores", "detections", "ap", "unrunnable", "error"))
     call = None
@@ -108,7 +110,7 @@ def side(
 def compare(
     weights: Path, call: Callable[[Tensor], Tensor], final: bool, variant: Variant, setting: Setting
 ) -> dict[str, Any]:
-    """Differences of the raw outputs, and detections paired, over all images."""
+    """Differences of the raw outputs, or of the pairs if there is no raw output; detections paired; over all images."""
     differences, matches = Differences(), Matches(setting.conf, setting.score)
     embedded = "nms" in variant.flags  # then the reference is PyTorch's raw output with the host's NMS
     reference = exported.pytorch(weights, end2end=final and not embedded)
@@ -125,7 +127,8 @@ def compare(
                 pairs = zip(suppress(expected, setting.conf, IOU), suppress(got, setting.conf, IOU), strict=True)
             for a, b in pairs:
                 matches.add(a, b)
-    return {**(differences.summary() or {"boxes": None, "scores": None}), "detections": matches.summary()}
+    found = matches.differences() if final else differences.summary()
+    return {**(found or {"boxes": None, "scores": None}), "detections": matches.summary()}
 
 
 def sizes(variant: Variant) -> list[tuple[int, int]]:
@@ -137,20 +140,25 @@ def sizes(variant: Variant) -> list[tuple[int, int]]:
 def average_precision(
     weights: Path, file: Path, variant: Variant, setting: Setting, folder: Path
 ) -> dict[str, float] | None:
-    """COCO AP in percent of the checkpoint and of the exported file, for plain float32 and all that is coarser.
+    """COCO AP in percent of the checkpoint and of the exported file, for `WITH_AP` and all that is coarser.
 
-    None without labels, for sizes other than the one AP is compared at, and where NMS has cut the low scores off.
+    Embedded NMS has cut the low scores off at `Setting.conf`; the checkpoint is validated at the same thresholds then.
+    What the host's NMS does in a validation and the embedded one does not (an anchor point may count for several
+    classes) stays as a difference, in the stock head's numbers as in ours. None without labels and for sizes other
+    than the one AP is compared at.
     """
-    plain = variant.name == "base" or variant.precision != "float32"
-    if not setting.data or not plain or "nms" in variant.flags or variant.size != (setting.imgsz,) * 2:
+    plain = variant.name in WITH_AP or variant.precision != "float32"
+    if not setting.data or not plain or variant.size != (setting.imgsz,) * 2:
         return None
-    branch = {"nms": False} if "end2end" in variant.flags else {}
-    key = f"{weights} {branch}"
+    options: dict[str, Any] = {"nms": False} if "end2end" in variant.flags else {}
+    options |= {"conf": setting.conf, "iou": IOU} if "nms" in variant.flags else {}
+    key = f"{weights} {options}"
+    same = {"imgsz": setting.imgsz, "device": "cpu"}
     if key not in setting.ap:
-        arguments = {"imgsz": setting.imgsz, "batch": 4, "device": "cpu", **branch}
-        setting.ap[key] = ap(weights, arguments, setting, folder / "val")
+        setting.ap[key] = ap(weights, {**same, "batch": 4, **options}, setting, folder / "val")
+    thresholds = {k: v for k, v in options.items() if k != "nms"}
     with exported.full_precision(variant):
-        got = ap(file, {"imgsz": setting.imgsz, "batch": variant.batch, "device": "cpu"}, setting, folder / "val")
+        got = ap(file, {**same, "batch": variant.batch, **thresholds}, setting, folder / "val")
     return {"pytorch": setting.ap[key], "exported": got}
 
 

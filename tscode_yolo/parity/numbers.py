@@ -5,12 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torchvision.ops import box_iou
 from ultralytics.utils.nms import non_max_suppression
 from ultralytics.utils.ops import xywh2xyxy
 
 MATCH_IOU = 0.99  # what "the same box" means after NMS
+SCORE_IN_PIXELS = (
+    100.0  # when pairing: a score off by 1e-3 weighs as much as a side off by 0.1 px, as the tolerances do
+)
+NO_PAIR = 1e9  # above what all true pairs of an image may differ by together
 
 
 class Differences:
@@ -61,6 +66,9 @@ def confident(final: Tensor, conf: float) -> list[Tensor]:
 class Matches:
     """Detections of both models paired one to one: IoU above `MATCH_IOU` and the same class.
 
+    As many pairs as possible, those that differ least, for an end-to-end head may find an object twice. How much the
+    pairs differ is kept: IoU above 0.99 lets a large box move by pixels, and says nothing of scores.
+
     A detection whose score is within `score` of the threshold may be there in one model and not in the other without
     either being wrong; such ones count as borderline when they find no partner, not as unmatched.
 
@@ -72,26 +80,43 @@ class Matches:
     def __init__(self, conf: float, score: float) -> None:
         self.conf, self.score = conf, score
         self.counts = {"reference": 0, "exported": 0, "matched": 0, "borderline": 0, "unmatched": 0}
+        self._boxes: list[Tensor] = []
+        self._scores: list[Tensor] = []
 
     def add(self, reference: Tensor, exported: Tensor) -> None:
-        """Pair one image's detections, (N, 6) and (M, 6) of xyxy, score, class, best score first."""
-        free = torch.ones(len(exported), dtype=torch.bool)
-        alone: list[Tensor] = []
-        for row in reference:
-            iou = box_iou(row[None, :4], exported[:, :4])[0] if len(exported) else torch.zeros(0)
-            iou = iou * (free & (exported[:, 5] == row[5]))
-            if len(iou) and iou.max() > MATCH_IOU:
-                free[iou.argmax()] = False
-                self.counts["matched"] += 1
-            else:
-                alone.append(row)
-        alone += list(exported[free])
-        borderline = sum(abs(float(row[4]) - self.conf) <= self.score for row in alone)
+        """Pair one image's detections, (N, 6) and (M, 6) of xyxy, score, class."""
+        sides = (reference[:, None, :4] - exported[None, :, :4]).abs()  # [N, M, 4]
+        scores = (reference[:, None, 4] - exported[None, :, 4]).abs()  # [N, M]
+        same = (box_iou(reference[:, :4], exported[:, :4]) > MATCH_IOU) & (
+            reference[:, None, 5] == exported[None, :, 5]
+        )
+        cost = torch.where(same, sides.amax(2) + SCORE_IN_PIXELS * scores, NO_PAIR)
+        rows, columns = (torch.from_numpy(i) for i in linear_sum_assignment(cost.numpy()))
+        paired = same[rows, columns]
+        rows, columns = rows[paired], columns[paired]
+        self._boxes.append(sides[rows, columns].flatten())
+        self._scores.append(scores[rows, columns])
+        alone = torch.cat([_without(reference, rows), _without(exported, columns)])[:, 4]
+        borderline = int(((alone - self.conf).abs() <= self.score).sum())
         self.counts["reference"] += len(reference)
         self.counts["exported"] += len(exported)
+        self.counts["matched"] += len(rows)
         self.counts["borderline"] += borderline
         self.counts["unmatched"] += len(alone) - borderline
 
     def summary(self) -> dict[str, Any]:
         """The counts."""
         return dict(self.counts)
+
+    def differences(self) -> dict[str, dict[str, float]] | None:
+        """``boxes`` (sides, pixels) and ``scores`` of the pairs, as `Differences.summary`; None without pairs."""
+        if not self.counts["matched"]:
+            return None
+        return {"boxes": _describe(self._boxes), "scores": _describe(self._scores)}
+
+
+def _without(rows: Tensor, indices: Tensor) -> Tensor:
+    """The rows but for those at `indices`."""
+    keep = torch.ones(len(rows), dtype=torch.bool)
+    keep[indices] = False
+    return rows[keep]

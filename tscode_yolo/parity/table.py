@@ -53,8 +53,9 @@ def markdown(report: Mapping[str, Any]) -> str:
         + (f"; stock head: {baseline}" if baseline else "")
         + ".",
         "",
-        f"Float32 passes within {limits['boxes']:g} px and {limits['scores']:g} before NMS with every detection above "
-        f"{report['conf']:g} found again (IoU > 0.99, same class); coarser arithmetic passes if it costs at most "
+        f"Float32 passes within {limits['boxes']:g} px and {limits['scores']:g}, before NMS or, where NMS or top-k is "
+        f"in the file, between paired detections, with every detection above {report['conf']:g} found again (IoU > "
+        f"0.99, same class); coarser arithmetic passes if it costs at most "
         f"{limits['ap']:g} AP points more than it costs the stock head.",
         "",
         "Detections: matched / in PyTorch. AP: PyTorch -> exported, then the stock head's. Time: exported / PyTorch, "

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import ast
 import copy
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +19,20 @@ import numpy as np
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from ultralytics.nn import modules
-from ultralytics.nn.modules import Detect
 from ultralytics.nn.tasks import DetectionModel
 
 from tscode_yolo import __version__, register
 from tscode_yolo.build import FPN, NAME
 from tscode_yolo.config import SCHEMA
+from tscode_yolo.safe.description import check, host_arguments, is_number, is_whole, yaml_name
+from tscode_yolo.study.detects import refusal
 from tscode_yolo.study.provenance import version
 
 DOWNLOADS = {"TorchVision", "AutoShape"}  # host layers that fetch or open other files when they are built
-MODEL_KEYS = ("names", "stride", "end2end")  # what a model holds beside its YAML and its tensors
+MOST_LAYERS = 2000  # repeats of all rows together at the largest depth; the largest models of the host have about 100
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # what a float32 parameter may have been saved as
 
 
 def describe(model: Any, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,10 +49,11 @@ def describe(model: Any, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: not a detection model built from a YAML.
     """
-    layers: Any = model.model if isinstance(model, DetectionModel) else [None]
-    head = layers[-1]
-    if not isinstance(head, Detect) or not isinstance(getattr(model, "yaml", None), dict):
-        raise ValueError(f"expected a detection model with its YAML, got a {type(model).__name__}; pack works on those")
+    if why := refusal(model):
+        raise ValueError(f"{why}; pack works on models of the task detect")
+    if not isinstance(getattr(model, "yaml", None), dict):
+        raise ValueError("expected a detection model with its YAML, got one without; use the .pt as training saved it")
+    head = model.model[-1]
     arguments = {k: _portable(v) for k, v in dict(checkpoint.get("train_args") or {}).items()}
     yaml = {**model.yaml, "yaml_file": _portable(model.yaml.get("yaml_file"))}
     return {
@@ -78,28 +84,21 @@ def build(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:
     Raises:
         ValueError: a newer head, a description no model follows from, or tensors that are not that model's.
     """
-    schema = description.get("schema")
-    if schema is not None and (not isinstance(schema, int) or schema > SCHEMA):
-        raise ValueError(
-            f"the file's TSCODE head has schema {schema}; the installed tscode_yolo knows up to {SCHEMA}. Update it: "
-            "pip install -U tscode-yolo"
-        )
-    if missing := [k for k in ("yaml", "train_args", *MODEL_KEYS) if k not in description]:
-        raise ValueError(f"the file's description lacks {', '.join(missing)}; pack the .pt again")
+    check(description)
     yaml = description["yaml"]
     check_yaml(yaml)
     register.register()
+    buildable = _buildable(yaml, description["options"])
     try:
-        model: Any = DetectionModel(
-            _buildable(yaml, description.get("options")), yaml.get("channels", 3), verbose=False
-        )
-    except (TypeError, KeyError, IndexError, AttributeError, RuntimeError, SyntaxError) as e:
+        with _no_more_than(tensors):
+            model: Any = DetectionModel(copy.deepcopy(buildable), yaml.get("channels", 3), verbose=False)
+    except (TypeError, KeyError, IndexError, AttributeError, RuntimeError, SyntaxError, ArithmeticError) as e:
         raise ValueError(f"the file's model YAML cannot be built ({type(e).__name__}: {e}); pack the .pt again") from e
+    _compare(model, description)
     _fill(model, tensors)
-    model.yaml = copy.deepcopy(yaml)
+    model.yaml = _kept_yaml(yaml, buildable)
     model.names = {int(k): str(v) for k, v in description["names"]}
-    model.stride = model.model[-1].stride = torch.tensor(description["stride"])
-    model.task, model.args = "detect", dict(description["train_args"])
+    model.task, model.args = "detect", host_arguments(description["train_args"])
     if model.end2end != description["end2end"]:
         model.end2end = description["end2end"]
     return model.eval()
@@ -119,12 +118,85 @@ def check_yaml(yaml: Any) -> None:
                 f"the file's model YAML has the row {str(row)[:80]}: expected [from, number, layer, [args]] "
                 "with a layer of Ultralytics, torch.nn or tscode_yolo. Nothing was built"
             )
+        if not is_whole(row[1]) or row[1] < 1:
+            raise ValueError(
+                f"the file's model YAML has the row {str(row)[:80]}: expected a number of repeats from 1. Nothing was "
+                "built"
+            )
+    repeats = sum(row[1] for row in (*yaml["backbone"], *yaml["head"]))
+    if not repeats * _depth(yaml) <= MOST_LAYERS:
+        raise ValueError(
+            f"the file's model YAML repeats its rows {repeats} times, by a depth of {_depth(yaml):g}: expected no more "
+            f"than {MOST_LAYERS} layers. Nothing was built"
+        )
     activation = yaml.get("activation")
     if activation and not _is_plain_activation(activation):
         raise ValueError(
             f"the file's model YAML has activation {str(activation)[:80]!r}: expected a torch.nn module with plain "
             "arguments, e.g. nn.LeakyReLU(0.1). Nothing was built"
         )
+
+
+def _depth(yaml: Mapping[str, Any]) -> float:
+    """The largest factor by which the YAML's scales multiply repeats, at least 1; inf if it is none."""
+    scales = yaml.get("scales") or {}
+    rows = scales.values() if isinstance(scales, Mapping) else [None]
+    depths = [yaml.get("depth_multiple", 1.0), *(row[0] if isinstance(row, list) and row else None for row in rows)]
+    return max(1.0, *(float(d) if is_number(d) else float("inf") for d in depths))
+
+
+@contextmanager
+def _no_more_than(tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Stop the building of a model, here and in this thread, that would need far more parameters than the file holds.
+
+    Four times the file's, for some layers are built and then replaced. A parameter's memory is first written to after
+    it was registered, so that what is too large costs nothing.
+    """
+    owner, most = threading.get_ident(), 4 * sum(t.numel() for t in tensors.values()) + 1_000_000
+    left = {"elements": most, "parameters": 4 * len(tensors) + 1000}
+
+    def tally(module: nn.Module, name: str, parameter: Any) -> None:
+        if parameter is None or threading.get_ident() != owner:
+            return
+        left["elements"] -= parameter.numel()
+        left["parameters"] -= 1
+        if min(left.values()) < 0:
+            raise ValueError(
+                f"the file's model YAML asks for far more parameters than the file's {len(tensors)} tensors; pack the "
+                ".pt again"
+            )
+
+    handle = register_module_parameter_registration_hook(tally)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _compare(model: Any, description: Mapping[str, Any]) -> None:
+    """Hold what the description says of the model against the model that was built; ValueError if they differ."""
+    if why := refusal(model):
+        raise ValueError(f"the file's model YAML: {why}")
+    head, names = model.model[-1], description["names"]
+    if len(names) != head.nc:
+        raise ValueError(f"the file has {len(names)} class names: expected {head.nc}, as its model YAML has classes")
+    strides = [float(s) for s in model.stride]
+    if [float(s) for s in description["stride"]] != strides:
+        raise ValueError(f"the file has stride={description['stride']}: expected {strides}, as its model YAML gives")
+    if description["end2end"] and getattr(head, "one2one_cv2", None) is None:
+        raise ValueError("the file has end2end=true: expected false, for its model YAML has no end-to-end branch")
+    if hasattr(head, "options") != (description["options"] is not None):
+        raise ValueError("the file has options of a TSCODE head, or lacks them, against what its model YAML ends with")
+
+
+def _kept_yaml(yaml: Mapping[str, Any], buildable: Mapping[str, Any]) -> dict[str, Any]:
+    """The YAML the model keeps, from which the host builds it anew for training: no weights to fetch, no path."""
+    kept: dict[str, Any] = copy.deepcopy(dict(yaml))
+    kept["backbone"] = copy.deepcopy(buildable["backbone"])
+    kept.pop("yaml_file", None)
+    if name := yaml_name(yaml.get("yaml_file")):
+        kept["yaml_file"] = name
+    return kept
 
 
 def _is_known_layer(name: Any) -> bool:
@@ -170,10 +242,9 @@ def _fill(model: Any, tensors: Mapping[str, Tensor]) -> None:
     own = model.state_dict()
     unknown, missing = sorted(tensors.keys() - own.keys()), sorted(own.keys() - tensors.keys())
     wrong = [
-        f"{k} {list(tensors[k].shape)} for {list(own[k].shape)}"
+        f"{k} {list(tensors[k].shape)} for {list(own[k].shape)}, {tensors[k].dtype} for {own[k].dtype}"
         for k in own
-        if k in tensors
-        and (tensors[k].shape != own[k].shape or tensors[k].is_floating_point() != own[k].is_floating_point())
+        if k in tensors and (tensors[k].shape != own[k].shape or not _fits(tensors[k].dtype, own[k].dtype))
     ]
     for what, names in (("unknown tensors", unknown), ("no tensors", missing), ("tensors of another form", wrong)):
         if names:
@@ -183,6 +254,11 @@ def _fill(model: Any, tensors: Mapping[str, Tensor]) -> None:
                 "fused or pruned model cannot be rebuilt from its YAML: use the checkpoint as training saved it"
             )
     model.load_state_dict(dict(tensors), strict=True, assign=True)
+
+
+def _fits(saved: torch.dtype, own: torch.dtype) -> bool:
+    """Whether a tensor of dtype `saved` may stand for the model's own."""
+    return saved == own or (own == torch.float32 and saved in DTYPES)
 
 
 def _portable(value: Any) -> Any:

@@ -32,11 +32,17 @@ def write(path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, A
         path: file to write.
         tensors: name -> tensor of any dtype safetensors knows; tensors that share memory are written one by one.
         description: JSON values only; ``format`` is added.
+
+    Raises:
+        OSError: the file cannot be written.
     """
     text = json.dumps({"format": FORMAT, **description}, sort_keys=True)
     own = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     header = {KEY: text, DIGEST: digest(own, text)}
-    write_whole(path, lambda p: save_file(own, str(p), metadata=header))
+    try:
+        write_whole(path, lambda p: save_file(own, str(p), metadata=header))
+    except SafetensorError as e:
+        raise OSError(f"{path}: expected a place to write to, got: {e}") from e
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -87,11 +93,16 @@ def _description(path: Path, text: str) -> dict[str, Any]:
     """The parsed description; ValueError if it is none, or newer than this package."""
     try:
         description = json.loads(text)
-        version = int(description["format"])
-    except (ValueError, KeyError, TypeError, RecursionError) as e:
+    except (ValueError, RecursionError) as e:
         raise ValueError(
             f"{path.name}: expected a description in JSON, got {type(e).__name__}: {e}; pack it again"
         ) from e
+    version = description.get("format") if isinstance(description, dict) else None
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise ValueError(
+            f"{path.name}: expected a description in JSON with a format, a whole number from 1, got "
+            f"{str(description)[:80] if version is None else version!r}; pack it again"
+        )
     if version > FORMAT:
         raise ValueError(
             f"{path.name} has format {version}; the installed tscode_yolo reads up to {FORMAT}. Update it: "

@@ -6,7 +6,9 @@ and README.md (the model card). The transfer is huggingface_hub's (extra ``[hub]
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from ultralytics import YOLO
 
 from tscode_yolo.safe import container
 from tscode_yolo.safe.pack import pack
-from tscode_yolo.safe.unpack import load_safe
+from tscode_yolo.safe.unpack import load_safe, read_model
 from tscode_yolo.study.arguments import existing, take_only
 from tscode_yolo.study.storage import write_json, write_whole
 
@@ -46,37 +48,42 @@ def push(
 
     Raises:
         ImportError: huggingface_hub is not installed.
+        ConnectionError: the Hub cannot be reached, or refuses.
         ValueError, FileNotFoundError: as pack and `load_safe`.
     """
     if str(repo).count("/") != 1:
         raise ValueError(f"repo={repo}: expected user/name")
     client = _client().HfApi()
-    with tempfile.TemporaryDirectory() as folder:
-        save_pretrained(model, folder, trust=trust)
+    with tempfile.TemporaryDirectory() as folder, _reaching(repo):
+        save_pretrained(model, folder, trust=trust, repo=repo)
         client.create_repo(repo_id=repo, private=private, exist_ok=True)
         return str(client.upload_folder(repo_id=repo, folder_path=folder, commit_message=message))
 
 
-def save_pretrained(model: str | Path, folder: str | Path, *, trust: bool = False) -> Path:
+def save_pretrained(model: str | Path, folder: str | Path, *, trust: bool = False, repo: str = "USER/NAME") -> Path:
     """Write a folder as the Hub holds it: model.safetensors, config.json, README.md.
 
     Args:
         model: ``.pt``, which is packed, or ``.safetensors``, which is checked and copied.
         folder: made if absent.
         trust: as in `tscode_yolo.safe.pack.pack`.
+        repo: what the model card tells people to load.
 
     Returns:
         The folder.
+
+    Raises:
+        ValueError, OSError: as pack and `load_safe`.
     """
     target, source = Path(folder), existing("model", model)
     if source.suffix == container.SUFFIX:
-        container.read(source)
+        read_model(source)
         write_whole(target / FILE, lambda p: _copy(source, p))
     else:
         pack(source, target / FILE, trust=trust)
     description = container.read(target / FILE)[1]
     write_json(target / "config.json", description)
-    write_whole(target / "README.md", lambda p: _write(p, card(description)))
+    write_whole(target / "README.md", lambda p: _write(p, card(description, repo)))
     return target
 
 
@@ -92,16 +99,20 @@ def from_pretrained(name: str | Path, revision: str | None = None) -> YOLO:
 
     Raises:
         ImportError: the name means the Hub, and huggingface_hub is not installed.
+        ConnectionError: the Hub cannot be reached, or refuses.
         FileNotFoundError, ValueError: as `load_safe`.
     """
     if Path(name).expanduser().exists():
         return load_safe(name)
     if str(name).count("/") != 1 or str(name).endswith(container.SUFFIX):
         raise FileNotFoundError(f"{name}: expected a folder or {container.SUFFIX} file here, or user/name on the Hub")
-    return load_safe(_client().hf_hub_download(repo_id=str(name), filename=FILE, revision=revision))
+    client = _client()
+    with _reaching(str(name)):
+        file = client.hf_hub_download(repo_id=str(name), filename=FILE, revision=revision)
+    return load_safe(file)
 
 
-def card(description: dict[str, Any]) -> str:
+def card(description: dict[str, Any], repo: str) -> str:
     """The model card: what the Hub indexes, then how to load the weights."""
     head = {
         "library_name": "ultralytics",
@@ -116,7 +127,7 @@ def card(description: dict[str, Any]) -> str:
     return (
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n\n# Object detection weights\n\nClasses: {names}.\n\n"
         "```python\nimport tscode_yolo  # pip install 'tscode-yolo[hub]'\n\n"
-        'model = tscode_yolo.from_pretrained("USER/NAME")  # nothing is unpickled\n```\n\n'
+        f'model = tscode_yolo.from_pretrained("{repo}")  # nothing is unpickled\n```\n\n'
         f"| | |\n|---|---|\n{facts}"
     )
 
@@ -124,12 +135,31 @@ def card(description: dict[str, Any]) -> str:
 def _client() -> Any:
     try:
         import huggingface_hub
+        import huggingface_hub.errors
     except ImportError as e:
         raise ImportError(
             "push and from_pretrained need huggingface_hub for the Hub, which is not installed: "
             "pip install 'tscode-yolo[hub]'"
         ) from e
     return huggingface_hub
+
+
+@contextlib.contextmanager
+def _reaching(repo: str) -> Iterator[None]:
+    """Turn what the client and the HTTP library under it raise into one line; ours are ValueErrors and OSErrors.
+
+    Which HTTP library it is depends on the client's release; its own error derives from that library's errors.
+    """
+    error = _client().errors.HfHubHTTPError
+    known = tuple(c for c in error.__mro__ if c not in (OSError, Exception, BaseException, object))
+    try:
+        yield
+    except known as e:
+        what = " ".join(str(e).split())[:300] or type(e).__name__
+        raise ConnectionError(
+            f"repo={repo}: expected an answer from the Hugging Face Hub, got: {what}. Check the network, the name and "
+            "the login (hf auth login)"
+        ) from e
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,14 @@ def pack(model: str | Path, out: str | Path | None = None, *, trust: bool = Fals
     Raises:
         FileNotFoundError: no such checkpoint.
         ValueError: it is no detection checkpoint, needs `trust`, or cannot be rebuilt from its YAML.
+        OSError: the file cannot be written.
     """
     source = existing("model", model)
+    if source.suffix != ".pt":
+        raise ValueError(f"model={model}: expected a checkpoint whose name ends in .pt, as training saved it")
+    target = Path(str(out)).expanduser() if out else source.with_suffix(container.SUFFIX)
+    if target.suffix != container.SUFFIX:
+        raise ValueError(f"out={out}: expected a name that ends in {container.SUFFIX}")
     checkpoint = unpickle(source, trust)
     net: Any = checkpoint.get("ema") or checkpoint.get("model")
     if checkpoint.get("modelopt"):
@@ -53,9 +60,6 @@ def pack(model: str | Path, out: str | Path | None = None, *, trust: bool = Fals
         raise ValueError(
             f"{source.name}: expected the rebuilt model to hold the same tensors, got others in {changed[:3]}"
         )
-    target = Path(out).expanduser() if out else source.with_suffix(container.SUFFIX)
-    if target.suffix != container.SUFFIX:
-        raise ValueError(f"out={out}: expected a name that ends in {container.SUFFIX}")
     container.write(target, tensors, description)
     return target
 
@@ -74,10 +78,11 @@ def unpickle(path: Path, trust: bool) -> Mapping[str, Any]:
     LOGGER.setLevel(logging.ERROR)
     try:
         checkpoint = tasks.torch_safe_load(path, safe_only=True)[0] if restricted else tasks.torch_safe_load(path)[0]
-    except (TypeError, RuntimeError) as e:
+    except (TypeError, RuntimeError, AttributeError, KeyError, EOFError, pickle.UnpicklingError) as e:
+        what = next(iter(str(e).splitlines()), type(e).__name__)
         raise ValueError(
-            f"{path.name}: expected a checkpoint of known classes, got something else ({str(e).splitlines()[0]}). If "
-            "you trust its origin, add trust=true"
+            f"{path.name}: expected a checkpoint of known classes, got something else ({what}). If you trust its "
+            "origin, add trust=true"
         ) from e
     finally:
         LOGGER.setLevel(level)

@@ -9,6 +9,7 @@ import torch
 from ultralytics import YOLO
 
 from tscode_yolo.safe import blueprint, container
+from tscode_yolo.safe.description import host_metrics
 from tscode_yolo.study.arguments import take_only
 from tscode_yolo.study.storage import write_whole
 
@@ -36,18 +37,20 @@ def load_safe(path: str | Path) -> YOLO:
         ValueError: the file is damaged, changed, from a newer package, or not what a detection model is built from.
     """
     file = locate(path)
-    net, description = read_model(file)
+    net, _ = read_model(file)
     host: Any = YOLO(str(file), task="detect")
     net = net.float()
     net.pt_path = str(file.with_suffix(".pt"))  # names the exported files
-    arguments = {"task": "detect", **net.args}
-    host.overrides = net.args = {**host._reset_ckpt_args(arguments), "model": str(file)}
-    host.model, host.ckpt, host.ckpt_path = net, {"train_args": dict(description["train_args"])}, str(file)
+    arguments = dict(net.args)
+    host.overrides = net.args = {**arguments, "model": str(file)}
+    host.model, host.ckpt, host.ckpt_path = net, {"train_args": arguments}, str(file)
     return host
 
 
 def unpack(model: str | Path, out: str | Path | None = None) -> Path:
     """Write a packed file as a checkpoint of the host, tensors bit for bit as they were packed.
+
+    Of the training arguments only those go along that `tscode_yolo.safe.description.host_arguments` lets pass.
 
     Args:
         model: as `load_safe`.
@@ -61,22 +64,22 @@ def unpack(model: str | Path, out: str | Path | None = None) -> Path:
         FileNotFoundError, ValueError: as `load_safe`.
     """
     file = locate(model)
-    target = Path(out).expanduser() if out else file.with_suffix(".pt")
+    target = Path(str(out)).expanduser() if out else file.with_suffix(".pt")
     if target.suffix != ".pt":
         raise ValueError(f"out={out}: expected a name that ends in .pt")
     if target.exists():
         raise FileExistsError(f"{target} exists already; give another out=")
     net, description = read_model(file)
-    kept = {k: description.get(k) for k in ("date", "train_args", "train_metrics")}
-    host_version = description.get("versions", {}).get("ultralytics")
-    checkpoint = {"epoch": -1, "model": net, "ema": None, "optimizer": None, "version": host_version, **kept}
+    kept = {"train_args": dict(net.args), "train_metrics": host_metrics(description["train_metrics"])}
+    kept |= {"date": description["date"], "version": description["versions"].get("ultralytics")}
+    checkpoint = {"epoch": -1, "model": net, "ema": None, "optimizer": None, **kept}
     write_whole(target, lambda p: torch.save(checkpoint, p))
     return target
 
 
 def locate(path: str | Path) -> Path:
     """The file meant by a path: itself, or ``model.safetensors`` in it if it is a folder."""
-    given = Path(path).expanduser()
+    given = Path(str(path)).expanduser()
     return given / f"model{container.SUFFIX}" if given.is_dir() else given
 
 

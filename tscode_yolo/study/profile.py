@@ -27,6 +27,7 @@ from ultralytics.utils import LOGGER
 
 from tscode_yolo.study import flops
 from tscode_yolo.study.arguments import as_count, as_list, one_of, take_only
+from tscode_yolo.study.detects import refusal
 from tscode_yolo.study.latency import timed
 from tscode_yolo.study.profile_tables import show
 from tscode_yolo.study.provenance import provenance
@@ -138,9 +139,9 @@ def load(name: str, nc: int | None = None) -> DetectionModel:
         net: Any = DetectionModel(name, nc=nc, verbose=False)
     else:
         net = load_checkpoint(name)[0].float()
+    if why := refusal(net):
+        raise ValueError(f"{name}: {why}; give a detect YAML or weights")
     net.args = get_cfg()
-    if not isinstance(net, DetectionModel) or getattr(_head(net), "nl", 0) < 1:
-        raise ValueError(f"{name}: expected a detection model, got {type(net).__name__}; give a detect YAML or weights")
     return net
 
 
