@@ -74,7 +74,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
     result: dict[str, Any] = {
         "what": "tscode align beside yolo val, one thread, same images",
         "command": "python examples/align_speed.py "
-        + " ".join(f"{k}={Path(v).name if k in ('model', 'data') else v}" for k, v in args.items()),
+        + " ".join(f"{k}={Path(v).name if k in ('model', 'data', 'out') else v}" for k, v in args.items()),
         "versions": {"ultralytics": ultralytics.__version__, "torch": torch.__version__},
         "hardware": f"{platform.machine()}, {os.cpu_count()} CPU cores, shared with other jobs; no GPU",
         "imgsz": imgsz,

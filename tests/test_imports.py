@@ -25,6 +25,7 @@ ALLOWED = {
     "doctor": {"config", "register"},
     "study": {"config", "register"},
     "align": set(),
+    "graft": {"head", "register", "study", "transfer"},
     "safe": {"build", "config", "register", "study"},
     "parity": {"config", "register", "study"},
     "cli": {"config"},

@@ -69,7 +69,7 @@ def graft(
     steps: int | None = None,
     imgsz: int = 640,
     batch: int = 8,
-    lr: float = 0.002,
+    lr: float = 0.01,
     data: str | None = None,
     seed: int = 0,
     workers: int = 0,
