@@ -7,8 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from tscode_yolo.align.labels import Objects
 from tscode_yolo.align.predict import Raw
-from tscode_yolo.align.source import Objects
 
 SIZE = 400
 

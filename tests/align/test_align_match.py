@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ultralytics.utils.nms import non_max_suppression
 
+from tscode_yolo.align.labels import Objects
 from tscode_yolo.align.match import ALL_BITS, Candidates, candidates, match, own, pairwise_iou, suppress
 from tscode_yolo.align.objects import Fate
 from tscode_yolo.align.oracle import rescore, split_loss
 from tscode_yolo.align.predict import Raw
-from tscode_yolo.align.source import Objects
 
 from .align_oracles import iou, random_scene
 from .align_scenes import SIZE, to_objects, to_raw

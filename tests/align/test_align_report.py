@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap as scipy_bootstrap
 
-from tscode_yolo.align import AlignArgs, main
+from tscode_yolo.align import AlignArgs, command, main
 from tscode_yolo.align.collect import Settings, collect
 from tscode_yolo.align.command import short_names
 from tscode_yolo.align.curves import measured, plot_curves, read_results
@@ -37,7 +37,13 @@ def written(tmp_path_factory, checkpoint):
     (folder / "set" / "images" / "val" / "0000.png").write_bytes(b"broken")
     (folder / "set" / "labels" / "val" / "0001.txt").write_text("")
     (folder / "set" / "labels" / "val" / "0002.txt").unlink()
+    for i in range(3, 8):  # names that matplotlib would take for formulas
+        for part, ending in (("images", "png"), ("labels", "txt")):
+            file = folder / "set" / part / "val" / f"000{i}.{ending}"
+            file.rename(file.with_name(f"000{i} $x_^$.{ending}"))
     (folder / "results.csv").write_text(CSV)
+    (folder / "out").mkdir()
+    (folder / "out" / "maps-99.png").write_bytes(b"of a run before")
     code = main(
         {"model": checkpoint, "baseline": checkpoint, "data": str(data), "imgsz": 96, "resamples": 30, "examples": 2,
          "cam": 1, "results": str(folder), "baseline_results": str(folder / "results.csv"),
@@ -50,6 +56,7 @@ def written(tmp_path_factory, checkpoint):
 def test_every_piece_is_written(written):
     names = {p.name for p in written.iterdir()}
     assert {"report.html", "report.json", "plots-1.png", "plots-2.png", "curves-1.png"} <= names
+    assert "maps-99.png" not in names
     for png in written.glob("*.png"):
         assert png.read_bytes().startswith(b"\x89PNG")
 
@@ -63,6 +70,11 @@ def test_json_counts_what_was_read_and_left_out(written):
     assert report["schema"] == 1
     assert set(report["models"][0]["classes"]) == {"box", "disc"}
     assert set(report["models"][0]["sizes"]) == {"small", "medium", "large"}
+
+
+def test_json_says_what_was_asked_for(written):
+    arguments = json.loads((written / "report.json").read_text())["arguments"]
+    assert (arguments["imgsz"], arguments["split"], arguments["data"]) == (96, "val", "set/data.yaml")
 
 
 def test_a_model_differs_in_nothing_from_itself(written):
@@ -141,6 +153,24 @@ def test_errors_give_exit_code_2_and_no_folder(tmp_path, checkpoint, dataset):
         image.write_bytes(b"")
     assert main({"model": checkpoint, "data": str(dataset), "imgsz": 96, "out": str(out), "verbose": False}) == 2
     assert not out.exists()
+
+
+def test_numbers_are_written_before_pictures_are_drawn(tmp_path, checkpoint, dataset, monkeypatch):
+    monkeypatch.setattr(command, "draw", lambda *_: 1 / 0)
+    args = {"model": checkpoint, "data": str(dataset), "imgsz": 96, "resamples": 0, "out": str(tmp_path / "out")}
+    with pytest.raises(ZeroDivisionError):
+        main({**args, "verbose": False})
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["headline"]
+
+
+def test_a_place_that_cannot_be_written_costs_no_pass(tmp_path, checkpoint, dataset, caplog, monkeypatch):
+    monkeypatch.setattr(command, "collect", lambda *_: 1 / 0)
+    (tmp_path / "file").write_text("")
+    args = {"model": checkpoint, "data": str(dataset), "imgsz": 96, "out": str(tmp_path / "file"), "verbose": False}
+    assert main(args) == 2
+    assert "expected a folder that can be made" in caplog.text
+    assert main({**args, "model": str(dataset)}) == 2
+    assert "expected a checkpoint or a model YAML" in caplog.text
 
 
 def test_device_zero_is_a_name():

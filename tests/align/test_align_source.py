@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from ultralytics.data.augment import LetterBox
 
+from tscode_yolo.align.coco import CocoFile
+from tscode_yolo.align.labels import BadLabel, read_label_file
 from tscode_yolo.align.predict import batches, letterbox
-from tscode_yolo.align.source import BadLabel, CocoFile, list_images, open_source, read_label_file
+from tscode_yolo.align.source import list_images, open_source
 
 from .align_scenes import draw_dataset
 
@@ -96,6 +98,49 @@ def test_categories_of_other_names_go_by_order_only_if_as_many(tmp_path):
         CocoFile(_coco(tmp_path, strangers[:1]), NAMES)
 
 
+def test_images_of_one_name_in_two_folders_are_told_apart(tmp_path):
+    file = _coco(tmp_path)
+    content = json.loads(file.read_text())
+    content["images"] = [{"id": 11, "file_name": "x/0000.png"}, {"id": 12, "file_name": "y/0000.png"}]
+    file.write_text(json.dumps(content))
+    reader = CocoFile(file, NAMES)
+    assert [len(reader(tmp_path / d / "0000.png", 96, 96)) for d in "xy"] == [3, 0]
+    assert reader(tmp_path / "0000.png", 96, 96) is None
+    draw_dataset(tmp_path / "set", 1)
+    images = tmp_path / "set" / "images" / "val"
+    (images / "again").mkdir()
+    (images / "again" / "0000.png").write_bytes((images / "0000.png").read_bytes())
+    (tmp_path / "plain").mkdir()
+    with pytest.raises(ValueError, match=r"expected one image for each entry of the COCO json, got .*again"):
+        open_source(str(_coco(tmp_path / "plain")), NAMES, images=str(images))
+
+
+def test_what_a_coco_json_says_of_other_classes_and_absent_images_is_not_lost_in_silence(tmp_path, caplog):
+    draw_dataset(tmp_path / "set", 1)
+    file = _coco(tmp_path, ({"id": 7, "name": "Disc"}, {"id": 3, "name": "crate"}))
+    source = open_source(str(file), NAMES, images=str(tmp_path / "set" / "images" / "val"))
+    assert [len(s.objects) for s in source] == [1]  # disc is Disc, crates are left out
+    assert "1 of 2 images of the COCO json are not there" in caplog.text
+    assert "2 annotations are left out, for the model has no class of that name: crate (2)" in caplog.text
+
+
+@pytest.mark.parametrize("box", [None, [], [1, 2, 3], [1, 2, 3, float("nan")]])
+def test_a_coco_box_that_is_none_is_named(tmp_path, box):
+    file = _coco(tmp_path)
+    content = json.loads(file.read_text())
+    content["annotations"][1] = {"id": 77, "image_id": 11, "category_id": 3, "bbox": box}
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="annotation 77: expected bbox"):
+        CocoFile(file, NAMES)
+
+
+def test_class_names_of_model_and_data_are_compared(tmp_path, dataset, caplog):
+    with pytest.raises(ValueError, match="expected the classes in the model's order"):
+        open_source(str(dataset), {0: NAMES[1], 1: NAMES[0]})
+    open_source(str(dataset), {0: NAMES[0], 1: "plate"})
+    assert "1 classes are called otherwise in the model and in" in caplog.text
+
+
 def test_errors_say_what_was_expected(tmp_path, dataset):
     with pytest.raises(ValueError, match="images=FOLDER"):
         open_source(str(_coco(tmp_path)), NAMES)
@@ -106,6 +151,9 @@ def test_errors_say_what_was_expected(tmp_path, dataset):
     with pytest.raises(FileNotFoundError, match="does not exist"):
         list_images(tmp_path / "nowhere")
     file = tmp_path / "other.json"
+    file.write_text("{")
+    with pytest.raises(ValueError, match=r"other\.json: expected a COCO instances file, got no JSON"):
+        CocoFile(file, NAMES)
     file.write_text('{"images": [], "categories": []}')
     with pytest.raises(ValueError, match="without annotations"):
         CocoFile(file, NAMES)

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 from ultralytics.utils import TQDM
 
+from .labels import Objects
 from .match import FOUND_IOU, SIZES, Candidates, Matches, candidates, match, own, pairwise_iou, suppress
 from .objects import OBJECT_ROW, examine
 from .oracle import ORACLES, rescore
 from .predict import Detector, Frame, Raw, batches
-from .source import Objects, Sample, Source
+from .source import Sample, Source
 from .store import RowTable
 from .tide import Kind, diagnose
 

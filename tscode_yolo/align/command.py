@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from collections import Counter
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 from matplotlib.figure import Figure
 from ultralytics.utils import LOGGER
 from ultralytics.utils.files import increment_path
@@ -123,6 +125,10 @@ class AlignArgs:
             _whole(key, getattr(self, key), least)
         if self.limit is not None:
             _whole("limit", self.limit, 1)
+        for key in ("rect", "verbose", "end2end"):
+            value = getattr(self, key)
+            if not isinstance(value, bool) and not (key == "end2end" and value is None):
+                raise ValueError(f"expected {key} to be true or false, got {value!r}")
         if self.baseline_results and not self.results:
             raise ValueError("expected results=... beside baseline_results, got none")
 
@@ -228,6 +234,7 @@ def align(args: AlignArgs) -> Path:
     paths = [args.model, *([args.baseline] if args.baseline else [])]
     detectors = [Detector(p, args.device, args.imgsz, args.end2end, args.rect) for p in paths]
     source = open_source(args.data, detectors[0].names, args.split, args.annotations, args.images, args.limit)
+    folder = _folder(args.out)
     settings = Settings(args.conf, args.iou, args.max_det, args.batch, args.max_rows, args.examples)
     collection = collect(source, detectors, settings, progress=args.verbose)
     report = build(collection, settings, args.resamples, args.seed)
@@ -235,17 +242,37 @@ def align(args: AlignArgs) -> Path:
     for model, name in zip(report["models"], names, strict=True):
         model["name"] = name
     report["headline"], report["findings"] = headline(report), findings(report)
-    folder = Path(args.out) if args.out else Path(increment_path(Path("runs") / "align", mkdir=False))
+    report["arguments"] = {k: _short(v) for k, v in asdict(args).items()}
     folder.mkdir(parents=True, exist_ok=True)
-    pictures: dict[str, list[tuple[str, bytes]]] = {}
-    for group, items in draw(collection, report, names, args).items():
-        for i, (caption, figure) in enumerate(items):
-            figure.savefig(folder / f"{group}-{i + 1}.png")
-            pictures.setdefault(group, []).append((caption, html.to_jpeg(figure)))
-    title = f"{' against '.join(names)} on {Path(args.data).parent.name}/{Path(args.data).name}, {args.split}"
+    # The numbers first: a picture may fail, or take so long that somebody loses patience.
     (folder / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False), encoding="utf-8")
+    if args.verbose:
+        LOGGER.info(f"Numbers: {folder / 'report.json'}; drawing the pictures")
+    pictures: dict[str, list[tuple[str, bytes]]] = {}
+    with matplotlib.rc_context({"text.parse_math": False}):  # names of files and classes may hold a dollar sign
+        for group, items in draw(collection, report, names, args).items():
+            for old in folder.glob(f"{group}-*.png"):
+                old.unlink()
+            for i, (caption, figure) in enumerate(items):
+                figure.savefig(folder / f"{group}-{i + 1}.png")
+                pictures.setdefault(group, []).append((caption, html.to_jpeg(figure)))
+    title = f"{' against '.join(names)} on {Path(args.data).parent.name}/{Path(args.data).name}, {args.split}"
     html.write(folder / "report.html", html.render(report, names, pictures, title))
     return folder
+
+
+def _folder(out: str | None) -> Path:
+    """The report's folder, not made yet; a place where none can be made should not cost a pass over the data."""
+    folder = Path(out) if out else Path(increment_path(Path("runs") / "align", mkdir=False))
+    there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ValueError(f"out={out}: expected a folder that can be made, but {there} is no folder to write in")
+    return folder
+
+
+def _short(value: Any) -> Any:
+    """Paths without the folders of this machine."""
+    return "/".join(Path(value).parts[-2:]) if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def main(args: dict[str, Any]) -> int:

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torchvision.ops import nms
 
+from .labels import Objects
 from .predict import Raw
-from .source import Objects
 
 FOUND_IOU = 0.5
 ABOUT_IOU = 0.1

@@ -20,9 +20,9 @@ from enum import IntEnum
 import numpy as np
 from scipy.stats import rankdata
 
+from .labels import Objects
 from .match import AREA_LIMITS, FOUND_IOU, Candidates, Ownership, pairwise_iou
 from .predict import Raw
-from .source import Objects
 
 OBJECT_ROW = np.dtype(
     [

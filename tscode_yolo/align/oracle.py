@@ -19,8 +19,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from .labels import Objects
 from .match import FOUND_IOU, Candidates
-from .source import Objects
 
 ORACLES = ("aligned", "ranking", "localisation", "both")
 

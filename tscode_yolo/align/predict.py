@@ -125,7 +125,12 @@ class Detector:
         end2end: bool | None = None,
         rect: bool = True,
     ) -> None:
-        host = model if isinstance(model, YOLO) else YOLO(model)
+        try:
+            host = model if isinstance(model, YOLO) else YOLO(model)
+        except KeyError as error:
+            raise ValueError(
+                f"model={model}: expected a checkpoint or a model YAML, got a file without {error}"
+            ) from None
         net = host.model
         head = net.model[-1] if isinstance(net, nn.Module) and hasattr(net, "model") else None
         if host.task != "detect" or not isinstance(head, Detect):

@@ -1,80 +1,24 @@
 """Images and their annotations, one at a time, so that memory does not follow the size of the data set.
 
-Two kinds of annotation are read: Ultralytics label files (one text file an image) and a COCO ``instances`` JSON, which
-may mark ``iscrowd`` and ``ignore``. Nothing is cached on disk and nothing in the data set is rewritten; what cannot be
-read is counted and left out. Label rules follow the host (``ultralytics.data.utils.verify_image_label``): a file with
-a bad row loses its image, repeated rows count once.
+Two kinds of annotation are read: Ultralytics label files (:mod:`labels`) and a COCO ``instances`` JSON (:mod:`coco`).
+Nothing is cached on disk and nothing in the data set is rewritten; what cannot be read is counted and left out.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
-from ultralytics.data.utils import IMG_FORMATS, check_det_dataset, img2label_paths
+from ultralytics.data.utils import IMG_FORMATS, check_det_dataset
+from ultralytics.utils import LOGGER
 from ultralytics.utils.patches import imread
 
-
-@dataclass(frozen=True, slots=True)
-class Objects:
-    """The annotations of one image. G = annotations.
-
-    Attributes:
-        boxes: (G, 4) xyxy in pixels of the original image.
-        labels: (G,) class index of the model.
-        crowd: (G,) bool, a region holding many objects (COCO ``iscrowd``): any number of boxes may fall in it.
-        ignore: (G,) bool, annotations that are neither to be found nor to be punished; every crowd is ignored.
-        areas: (G,) pixels squared, what decides small, medium or large (COCO's ``area`` where there is one).
-    """
-
-    boxes: np.ndarray
-    labels: np.ndarray
-    crowd: np.ndarray
-    ignore: np.ndarray
-    areas: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @classmethod
-    def build(
-        cls,
-        boxes: Any,
-        labels: Any,
-        crowd: Any = None,
-        ignore: Any = None,
-        areas: Any = None,
-    ) -> Objects:
-        """Make the arrays from any sequences; ``crowd`` and ``ignore`` default to False, ``areas`` to the boxes'.
-
-        Args:
-            boxes: (G, 4) xyxy in pixels.
-            labels: (G,) class indices.
-            crowd: (G,) bool.
-            ignore: (G,) bool; crowds are added to it.
-            areas: (G,) pixels squared.
-
-        Returns:
-            The annotations as arrays of their final types.
-        """
-        box = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
-        n = len(box)
-        is_crowd = np.zeros(n, bool) if crowd is None else np.asarray(crowd, bool).reshape(n)
-        ignored = np.zeros(n, bool) if ignore is None else np.asarray(ignore, bool).reshape(n)
-        size = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])
-        return cls(
-            boxes=box,
-            labels=np.asarray(labels, dtype=np.int64).reshape(n),
-            crowd=is_crowd,
-            ignore=ignored | is_crowd,
-            areas=size if areas is None else np.asarray(areas, dtype=np.float64).reshape(n),
-        )
+from .coco import CocoFile, listed_images
+from .labels import BadLabel, LabelFolder, Objects
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,121 +29,6 @@ class Sample:
     path: Path
     image: np.ndarray
     objects: Objects
-
-
-class BadLabel(ValueError):
-    """A label file that breaks the format; the image is counted and left out."""
-
-
-def read_label_file(path: Path, width: int, height: int, nc: int) -> Objects:
-    """Read one Ultralytics label file: ``class cx cy w h`` or ``class x1 y1 x2 y2 ...`` (a polygon), relative to size.
-
-    Args:
-        path: the text file.
-        width: of the image, pixels.
-        height: of the image, pixels.
-        nc: number of classes.
-
-    Returns:
-        The objects in pixels; none for an empty file.
-
-    Raises:
-        BadLabel: a row has a wrong number of values, a class outside 0..nc-1, or coordinates outside 0..1.
-    """
-    rows: dict[tuple[float, ...], None] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            values = [float(v) for v in line.split()]
-        except ValueError as error:
-            raise BadLabel(f"{path}:{number}: expected numbers, got {line!r}") from error
-        if len(values) > 6:
-            xy = np.array(values[1:]).reshape(-1, 2) if len(values) % 2 else None
-            if xy is None:
-                raise BadLabel(f"{path}:{number}: expected pairs x y after the class, got {len(values) - 1} values")
-            low, high = xy.min(0), xy.max(0)
-            values = [values[0], *((low + high) / 2), *(high - low)]
-        if len(values) != 5:
-            raise BadLabel(f"{path}:{number}: expected 'class cx cy w h', got {len(values)} values")
-        if not (0 <= values[0] < nc and values[0] == int(values[0])):
-            raise BadLabel(f"{path}:{number}: expected a class from 0 to {nc - 1}, got {values[0]:g}")
-        if min(values[1:]) < -0.01 or max(values[1:]) > 1.01:
-            raise BadLabel(f"{path}:{number}: expected coordinates from 0 to 1, got {line!r}")
-        rows[tuple(values)] = None
-    table = np.array(list(rows), dtype=np.float64).reshape(-1, 5)
-    centre, size = table[:, 1:3] * (width, height), table[:, 3:5] * (width, height)
-    return Objects.build(np.hstack([centre - size / 2, centre + size / 2]), table[:, 0])
-
-
-class LabelFolder:
-    """Annotations from the label files beside the images (``images/`` -> ``labels/``, the host's rule)."""
-
-    def __init__(self, nc: int) -> None:
-        self.nc = nc
-
-    def __call__(self, path: Path, width: int, height: int) -> Objects | None:
-        """Return the objects of one image, or None if it has no label file (a background image)."""
-        label = Path(img2label_paths([str(path)])[0])
-        return read_label_file(label, width, height, self.nc) if label.is_file() else None
-
-
-class CocoFile:
-    """Annotations from a COCO ``instances`` JSON, with its crowds.
-
-    ``iscrowd`` means what it means in COCO. A plain ``ignore: 1`` is honoured too (pycocotools overwrites it): the
-    object is neither to be found nor to be punished, at its ordinary IoU. The file is held in memory, as pycocotools
-    does: it is the one part that grows with the data set.
-
-    Args:
-        path: the JSON.
-        names: the model's class names by index; categories are matched by name, else by order of id when as many.
-
-    Raises:
-        ValueError: the file is not of that form, or its categories cannot be told apart from the names.
-    """
-
-    def __init__(self, path: Path, names: dict[int, str]) -> None:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-        missing = [k for k in ("images", "annotations", "categories") if k not in content]
-        if missing:
-            raise ValueError(f"{path}: expected a COCO instances file, got one without {', '.join(missing)}")
-        self.classes = self._class_of(content["categories"], names)
-        self.files: dict[str, int] = {image["file_name"]: image["id"] for image in content["images"]}
-        self.names = {Path(name).name: key for name, key in self.files.items()}
-        self.rows: dict[int, list[dict[str, Any]]] = {}
-        for row in content["annotations"]:
-            if row["category_id"] in self.classes:
-                self.rows.setdefault(row["image_id"], []).append(row)
-
-    @staticmethod
-    def _class_of(categories: list[dict[str, Any]], names: dict[int, str]) -> dict[int, int]:
-        index = {name: i for i, name in names.items()}
-        matched = {c["id"]: index[c["name"]] for c in categories if c.get("name") in index}
-        if matched:
-            return matched
-        if len(categories) == len(names):
-            return {c["id"]: i for i, c in enumerate(sorted(categories, key=lambda c: int(c["id"])))}
-        raise ValueError(
-            f"expected categories named like the model's {len(names)} classes, got {len(categories)} others; "
-            "rename them in the JSON or use the data set the model was trained on"
-        )
-
-    def __call__(self, path: Path, width: int, height: int) -> Objects | None:
-        """Return the objects of one image, or None if the file does not list it."""
-        key = self.names.get(path.name)
-        if key is None:
-            return None
-        rows = self.rows.get(key, [])
-        ltwh = np.array([r["bbox"] for r in rows], dtype=np.float64).reshape(-1, 4)
-        boxes = np.hstack([ltwh[:, :2], ltwh[:, :2] + ltwh[:, 2:]])
-        return Objects.build(
-            boxes,
-            [self.classes[r["category_id"]] for r in rows],
-            [bool(r.get("iscrowd", 0)) for r in rows],
-            [bool(r.get("ignore", 0)) for r in rows],
-            [float(r.get("area", w * h)) for r, (_, _, w, h) in zip(rows, ltwh, strict=True)],
-        )
 
 
 def list_images(places: str | Path | list[str | Path]) -> list[Path]:
@@ -318,12 +147,25 @@ def open_source(
             raise ValueError(
                 f"expected a part named {split!r} in {data}, got {sorted(set(spec) & {'train', 'val', 'test'})}"
             )
-        if len(spec["names"]) != len(names):
-            raise ValueError(f"expected {len(names)} classes (the model's), got {len(spec['names'])} in {data}")
+        _compare_names(names, spec["names"], data)
         reader = CocoFile(Path(annotations), names) if annotations else LabelFolder(len(names))
         paths = list_images(images or spec[split])
     if isinstance(reader, CocoFile):  # like COCO: an image the file does not list is not part of the set
-        paths = [p for p in paths if p.name in reader.names]
-        if not paths:
-            raise ValueError("expected images named in the COCO json, got none in the folder")
+        paths = listed_images(paths, reader)
     return Source(paths[:limit], reader, names)
+
+
+def _compare_names(names: dict[int, str], given: dict[int, str], data: str) -> None:
+    """ValueError if model and data have other numbers of classes or the same names in another order; else a warning."""
+    if len(given) != len(names):
+        raise ValueError(f"expected {len(names)} classes (the model's), got {len(given)} in {data}")
+    ours, theirs = ([str(d[i]).strip().lower() for i in sorted(d)] for d in (names, given))
+    if ours != theirs and sorted(ours) == sorted(theirs):
+        raise ValueError(
+            f"expected the classes in the model's order, {list(names.values())}, got {list(given.values())} in {data}"
+        )
+    differ = [f"{i}: {a} and {b}" for i, (a, b) in enumerate(zip(ours, theirs)) if a != b]
+    if differ:
+        LOGGER.warning(
+            f"{len(differ)} classes are called otherwise in the model and in {data}: {', '.join(differ[:5])}"
+        )

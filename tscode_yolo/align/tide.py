@@ -14,8 +14,8 @@ from enum import IntEnum
 
 import numpy as np
 
+from .labels import Objects
 from .match import ABOUT_IOU, FOUND_IOU, Matches, pairwise_iou
-from .source import Objects
 
 
 class Kind(IntEnum):

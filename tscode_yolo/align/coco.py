@@ -1,0 +1,120 @@
+"""Annotations from a COCO ``instances`` JSON, which may mark ``iscrowd`` and ``ignore``."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ultralytics.utils import LOGGER
+
+from .labels import Objects
+
+
+class CocoFile:
+    """Annotations from a COCO ``instances`` JSON, with its crowds.
+
+    ``iscrowd`` means what it means in COCO. A plain ``ignore: 1`` is honoured too (pycocotools overwrites it): the
+    object is neither to be found nor to be punished, at its ordinary IoU. The file is held in memory, as pycocotools
+    does: it is the one part that grows with the data set.
+
+    Args:
+        path: the JSON.
+        names: the model's class names by index; categories are matched by name (in any case), else by order of id when
+            as many.
+
+    Attributes:
+        foreign: category name -> annotations left out, because the model has no such class.
+
+    Raises:
+        ValueError: the file is not of that form, or its categories cannot be told apart from the names.
+    """
+
+    def __init__(self, path: Path, names: dict[int, str]) -> None:
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path}: expected a COCO instances file, got no JSON ({error})") from None
+        missing = [k for k in ("images", "annotations", "categories") if k not in content]
+        if missing:
+            raise ValueError(f"{path}: expected a COCO instances file, got one without {', '.join(missing)}")
+        self.classes = self._class_of(content["categories"], names)
+        called = {c["id"]: str(c.get("name", c["id"])) for c in content["categories"]}
+        self.files: dict[str, int] = {Path(i["file_name"]).as_posix(): i["id"] for i in content["images"]}
+        shared = Counter(Path(name).name for name in self.files)
+        self.names = {Path(n).name: key for n, key in self.files.items() if shared[Path(n).name] == 1}
+        self.foreign: Counter[str] = Counter()
+        self.rows: dict[int, list[dict[str, Any]]] = {}
+        for row in content["annotations"]:
+            if row["category_id"] not in self.classes:
+                self.foreign[called.get(row["category_id"], str(row["category_id"]))] += 1
+                continue
+            box = row.get("bbox")
+            if not (isinstance(box, list) and len(box) == 4 and all(np.isfinite(box))):
+                raise ValueError(f"{path}: annotation {row.get('id')}: expected bbox [x, y, width, height], got {box}")
+            self.rows.setdefault(row["image_id"], []).append(row)
+
+    @staticmethod
+    def _class_of(categories: list[dict[str, Any]], names: dict[int, str]) -> dict[int, int]:
+        index = {str(name).strip().lower(): i for i, name in names.items()}
+        found = {c["id"]: index.get(str(c.get("name", "")).strip().lower()) for c in categories}
+        matched = {key: i for key, i in found.items() if i is not None}
+        if matched:
+            return matched
+        if len(categories) == len(names):
+            return {c["id"]: i for i, c in enumerate(sorted(categories, key=lambda c: int(c["id"])))}
+        raise ValueError(
+            f"expected categories named like the model's {len(names)} classes, got {len(categories)} others; "
+            "rename them in the JSON or use the data set the model was trained on"
+        )
+
+    def __call__(self, path: Path, width: int, height: int) -> Objects | None:
+        """Return the objects of one image, or None if the file does not list it."""
+        key = self.key(path)
+        if key is None:
+            return None
+        rows = self.rows.get(key, [])
+        ltwh = np.array([r["bbox"] for r in rows], dtype=np.float64).reshape(-1, 4)
+        boxes = np.hstack([ltwh[:, :2], ltwh[:, :2] + ltwh[:, 2:]])
+        return Objects.build(
+            boxes,
+            [self.classes[r["category_id"]] for r in rows],
+            [bool(r.get("iscrowd", 0)) for r in rows],
+            [bool(r.get("ignore", 0)) for r in rows],
+            [float(r.get("area", w * h)) for r, (_, _, w, h) in zip(rows, ltwh, strict=True)],
+        )
+
+    def key(self, path: Path) -> int | None:
+        """The id of an image: by the folders that the file names too, else by its own name if no other has it."""
+        parts = path.parts
+        for first in range(len(parts)):
+            name = "/".join(parts[first:])
+            if name in self.files:
+                return self.files[name]
+        return self.names.get(path.name)
+
+
+def listed_images(paths: list[Path], reader: CocoFile) -> list[Path]:
+    """The images that a COCO file lists, each once; says what of the file is left out."""
+    keys = {p: reader.key(p) for p in paths}
+    twins = [k for k, n in Counter(k for k in keys.values() if k is not None).items() if n > 1]
+    if twins:
+        both = [str(p) for p, k in keys.items() if k == twins[0]]
+        raise ValueError(
+            f"expected one image for each entry of the COCO json, got {' and '.join(both)} for image {twins[0]}; "
+            "write the folders into its file_name, or give a narrower images="
+        )
+    listed = [p for p in paths if keys[p] is not None]
+    if not listed:
+        raise ValueError("expected images named in the COCO json, got none in the folder")
+    absent = len(reader.files) - len(listed)
+    if absent:
+        LOGGER.warning(f"{absent} of {len(reader.files)} images of the COCO json are not there; they are left out")
+    if reader.foreign:
+        left = ", ".join(f"{name} ({count})" for name, count in reader.foreign.most_common(5))
+        LOGGER.warning(
+            f"{sum(reader.foreign.values())} annotations are left out, for the model has no class of that name: {left}"
+        )
+    return listed
