@@ -198,8 +198,9 @@ def render(report: dict[str, Any], names: list[str], pictures: dict[str, list[tu
         section("Agreement and calibration", "Full agreement puts every object at rank 1.", gallery("plots", "two")),
         section(
             "Worst disagreements",
-            "Before NMS: green is the raw box with the best IoU, the other colours are the three best scores. After "
-            "NMS: ground truth in green (dashed for other objects), surviving boxes in orange.",
+            "Before NMS: green is the raw box with the best IoU, the other colours are the three best scores "
+            "among the raw boxes with IoU 0.5 or more on the object. After NMS: ground truth in green (dashed for "
+            "other objects), surviving boxes in orange.",
             gallery("examples"),
         ),
         section("What each branch looks at", "Object in green, explained box in orange.", gallery("maps")),

@@ -14,6 +14,7 @@ KEY_NUMBERS: dict[str, tuple[str, str, str]] = {  # name -> label, note, how it 
     "best_first": ("best box ranks first", "share of covered objects", "percent"),
     "gap": ("winner gap", "best IoU minus IoU of the top-scoring box", "plain"),
     "nms_removed": ("best box removed by NMS", "in favour of a worse one", "percent"),
+    "below_floor": ("best box scored too low for NMS", "below conf, the floor before NMS", "percent"),
     "covered": ("covered objects", "some raw box has IoU 0.5", "percent"),
     "spearman": ("Spearman, score and IoU", "inside each object, before NMS", "plain"),
     "pearson": ("Pearson, score and IoU", "inside each object, before NMS", "plain"),
@@ -26,7 +27,7 @@ KEY_NUMBERS: dict[str, tuple[str, str, str]] = {  # name -> label, note, how it 
     "threshold": ("optimal threshold", "score where LRP is least", "plain"),
 }
 LOWER_IS_BETTER = {
-    "loss_alignment", "rank", "gap", "nms_removed", "olrp", "olrp_localisation", "olrp_false_positive",
+    "loss_alignment", "rank", "gap", "nms_removed", "below_floor", "olrp", "olrp_localisation", "olrp_false_positive",
     "olrp_false_negative", "d_ece", "la_ece",
 }  # fmt: skip
 COLUMNS = ("ap", "loss_alignment", "rank", "gap", "nms_removed", "covered", "spearman", "olrp", "la_ece", "threshold")

@@ -77,7 +77,10 @@ def findings(report: dict[str, Any]) -> list[str]:
         f"{percent(value['best_first'])} of the objects; the top-scoring box gives away {value['gap'] or 0:.3f} IoU.",
     ]
     if value["nms_removed"] is not None:
-        out.append(f"NMS removed the best box of {percent(value['nms_removed'])} of the objects for a worse one.")
+        out.append(
+            f"NMS removed the best box of {percent(value['nms_removed'])} of the objects for a worse one, however "
+            f"little worse; that of {percent(value['below_floor'])} scored too low to come before NMS."
+        )
     return out + _data_findings(model, data) + _comparison(report)
 
 
@@ -115,7 +118,7 @@ def _comparison(report: dict[str, Any]) -> list[str]:
     for name, label, digits in (
         ("ap", "AP", 1),
         ("loss_alignment", "loss from disagreement", 1),
-        ("nms_removed", "best boxes removed by NMS", 1),
+        ("gap", "IoU given away by the top-scoring box", 1),
     ):
         cell = report["difference"][name]
         if cell["value"] is None:
