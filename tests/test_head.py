@@ -346,7 +346,7 @@ def test_errors_name_what_was_expected(make_head, pyramid):
         head([p3, p5, p4])
 
 
-def test_fuse_keeps_the_kernels_of_dpe_as_constants(make_head, pyramid):
+def test_an_export_has_the_kernels_of_dpe_as_constants(make_head, pyramid):
     """ExecuTorch's partitioner and Paddle's predictor do not take a kernel that is computed in the graph."""
     head = make_head().eval()
     for module in head.dpe.modules():
@@ -355,9 +355,8 @@ def test_fuse_keeps_the_kernels_of_dpe_as_constants(make_head, pyramid):
             torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
     maps = pyramid(96, 160)
     expected = head(list(maps))[0]
-    head.fuse()
-    assert all(block.kernel is not None and not hasattr(block[0], "bn") for block in head.dpe.detail)
-    assert_close(head(list(maps))[0], expected, rtol=1e-4, atol=1e-3)
     head.export = True
+    assert_close(head(list(maps)), expected, rtol=1e-4, atol=1e-3)
+    assert all(block.kernel is not None and not hasattr(block[0], "bn") for block in head.dpe.detail)
     traced = torch.jit.trace(head, (maps,), check_trace=False)
     assert "aten::sum" not in {node.kind() for node in traced.inlined_graph.nodes()}

@@ -222,6 +222,12 @@ class DetailPreservingEncoding(nn.Module):
             out.append(sum(terms[1:], start=terms[0]))
         return out
 
+    def keep_kernels(self) -> None:
+        """Make constants of the kernels that `DownOfSum` computes, for an export: old hosts do not call `fuse`."""
+        for block in self.detail or ():
+            if isinstance(block, DownOfSum) and block.kernel is None:
+                block.fuse()
+
     def _detail(self, pyramid: Sequence[Tensor], finer: Tensor | None, level: int) -> Tensor:
         """DConv(up(P_l) + P_{l-1}), the size of P_l."""
         below = self.finer_lateral[level](pyramid[level - 1] if level else finer)

@@ -238,6 +238,8 @@ class TSCODEDetect(Detect):
         levels = list(x[-self.nl :])
         if not self.built:
             self._check_inputs(x)
+        if dpe is not None and self.export:
+            dpe.keep_kernels()
         detail = levels if dpe is None else dpe(levels, x[0] if self.finer else None)
         loc = [_features(box_head, g, i) for i, g in enumerate(detail)]
         boxes = [_at(box_head, i)[-1](g) for i, g in enumerate(loc)]
