@@ -223,9 +223,9 @@ class DetailPreservingEncoding(nn.Module):
         return out
 
     def keep_kernels(self) -> None:
-        """Make constants of the kernels that `DownOfSum` computes, for an export: old hosts do not call `fuse`."""
+        """Make constants of the kernels that `DownOfSum` computes, if the norms are folded: old hosts do no more."""
         for block in self.detail or ():
-            if isinstance(block, DownOfSum) and block.kernel is None:
+            if isinstance(block, DownOfSum) and block.kernel is None and not hasattr(block[0], "bn"):
                 block.fuse()
 
     def _detail(self, pyramid: Sequence[Tensor], finer: Tensor | None, level: int) -> Tensor:
