@@ -14,7 +14,7 @@ from ultralytics.nn.modules.head import Detect
 from ultralytics.utils.torch_utils import fuse_conv_and_bn
 
 from tscode_yolo.config import SCHEMA
-from tscode_yolo.head import TSCODEDetect
+from tscode_yolo.head import SUM_FIRST, TSCODEDetect
 
 VARIANTS = {
     "default": {},
@@ -348,7 +348,7 @@ def test_errors_name_what_was_expected(make_head, pyramid):
 
 
 def test_an_export_has_the_kernels_of_dpe_as_constants(make_head, pyramid):
-    """ExecuTorch's partitioner and Paddle's predictor do not take a kernel that is computed in the graph."""
+    """ExecuTorch's partitioner does not take a kernel that is computed in the graph."""
     head = make_head().eval()
     for module in head.dpe.modules():
         if isinstance(module, torch.nn.BatchNorm2d):  # some start at zero, which would hide the term
@@ -364,3 +364,18 @@ def test_an_export_has_the_kernels_of_dpe_as_constants(make_head, pyramid):
     assert all(block.kernel is not None for block in head.dpe.detail)
     traced = torch.jit.trace(head, (maps,), check_trace=False)
     assert "aten::sum" not in {node.kind() for node in traced.inlined_graph.nodes()}
+
+
+@pytest.mark.parametrize("format", [*SUM_FIRST, "onnx"])
+def test_formats_that_need_it_get_the_sum_as_equation_5_writes_it(make_head, pyramid, format):
+    head = make_head().eval()
+    for block in head.dpe.detail:
+        torch.nn.init.uniform_(block[0].bn.weight, 0.5, 1.5)
+    maps = pyramid(96, 160)
+    expected = head(list(maps))[0]
+    head.export, head.format = True, format
+    assert_close(head(list(maps)), expected, rtol=1e-4, atol=1e-3)
+    assert head.dpe.sum_first == (format in SUM_FIRST)
+    head.export = False
+    head(list(maps))
+    assert not head.dpe.sum_first

@@ -132,7 +132,10 @@ class DetailPreservingEncoding(nn.Module):
 
     Attributes:
         out_channels: channels of G_l^loc per level.
+        sum_first: make the sum at the finer size and then halve it, as Eq. 5 is written, rather than by `DownOfSum`.
     """
+
+    sum_first = False
 
     def __init__(
         self,
@@ -234,7 +237,11 @@ class DetailPreservingEncoding(nn.Module):
         if self.same_up is None:
             return _at(self.detail, level, below)
         small, block = self.same_up[level](pyramid[level]), self.detail[level if len(self.detail) > 1 else 0]
-        if isinstance(block, DownOfSum) and below.shape[-2:] == (2 * small.shape[-2], 2 * small.shape[-1]):
+        if (
+            isinstance(block, DownOfSum)
+            and not self.sum_first
+            and below.shape[-2:] == (2 * small.shape[-2], 2 * small.shape[-1])
+        ):
             return block.of_sum(below, small)
         return run_level(block, below + up(small, below), level)
 

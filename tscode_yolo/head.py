@@ -29,6 +29,7 @@ from tscode_yolo.quality import QualityBranch
 
 CONTEXT = ("sce", "dpe", "cls_skip", "quality", "box_scale")  # what forward_head gets beside the towers, if it exists
 BOX_PRIOR = 2.0  # strides: an object fits its level, so its sides are near; measured in docs/head.md
+SUM_FIRST = ("paddle",)  # exports whose runtime crashes on DPE's small kernel, see docs/exports.md
 PRIOR = 0.01  # probability of a class at the start where a predictor serves all levels (focal loss, arXiv:1708.02002)
 
 
@@ -238,8 +239,10 @@ class TSCODEDetect(Detect):
         levels = list(x[-self.nl :])
         if not self.built:
             self._check_inputs(x)
-        if dpe is not None and self.export:
-            dpe.keep_kernels()
+        if dpe is not None:
+            dpe.sum_first = bool(self.export) and self.format in SUM_FIRST
+            if self.export:
+                dpe.keep_kernels()
         detail = levels if dpe is None else dpe(levels, x[0] if self.finer else None)
         loc = [_features(box_head, g, i) for i, g in enumerate(detail)]
         boxes = [_at(box_head, i)[-1](g) for i, g in enumerate(loc)]
