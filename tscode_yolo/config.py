@@ -219,8 +219,9 @@ def _check_type(name: str, annotation: str, value: object) -> None:
 
 def unknown_name(kind: str, name: str, known: Sequence[str]) -> str:
     """Message for a name nobody knows: the closest valid one, then all of them."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"; did you mean '{close[0]}'?" if close else ""
+    spelt = {k.lower(): k for k in known}
+    close = difflib.get_close_matches(name.lower(), list(spelt), n=1, cutoff=0.5)
+    hint = f"; did you mean '{spelt[close[0]]}'?" if close else "."
     return f"unknown {kind} '{name}'{hint} Valid: {', '.join(known)}"
 
 

@@ -78,7 +78,7 @@ def test_fairness_notices_what_differs(tmp_path):
     assert (found["pairs"], found["same_start"], found["same_batches"], found["same_tool"]) == (3, 2, 2, 3)
     text = " ".join(found["remarks"])
     for part in (
-        "did not see the same batches",
+        "not the baseline's batches",
         "bodies differ",
         "resumed at epoch 2, exactly",
         "2 settings of threads",
@@ -142,6 +142,22 @@ def test_one_seed_is_not_made_to_say_anything(tmp_path):
     s = study(tmp_path, seeds=(0,))
     write_report(s, results_of(s, [run("stock", 0, 10.0), run("ours", 0, 12.0)]))
     assert "+2.00 AP from one seed, which says nothing about chance" in (tmp_path / "report.md").read_text()
+
+
+def test_arms_are_called_by_their_labels(tmp_path):
+    s = study(tmp_path, seeds=(0,))
+    s.arms = [*ARMS, Arm("third", "third.yaml", "with context"), Arm("fourth", "fourth.yaml", "wide")]
+    runs = [run(a.name, 0, 10.0 + i) for i, a in enumerate(s.arms)]
+    results = results_of(s, runs)
+    assert results["fairness"]["pairs"] == results["fairness"]["same_start"] == 3
+    write_report(s, results)
+    text = (tmp_path / "report.md").read_text()
+    assert text.startswith("# compare: with context (ours), with context (third), wide against stock")
+    assert "| cells | wide | 1 | 13.00" in text
+    assert "fourth" not in text.replace("wide: `fourth`", "")
+    assert text.count("say nothing about chance") == 1
+    stored = read_json(tmp_path / "results.json")
+    assert [g["arm"] for g in stored["groups"]] == ["stock", "ours", "third", "fourth"]
 
 
 def test_a_picked_epoch_is_confessed(tmp_path):

@@ -66,7 +66,7 @@ def get_recipe(name: str, **overrides: Any) -> Recipe:
     for key, value in overrides.items():
         if key not in defaults:
             raise ValueError(unknown_name(f"option of recipe {name}", key, list(defaults)))
-        _check_value(key, value, type(defaults[key]))
+        _check_value(key, value, type(defaults[key]), recipe)
     return recipe(**overrides)
 
 
@@ -91,10 +91,16 @@ def recipe_from(spec: str | Mapping[str, Any]) -> Recipe:
     return get_recipe(**spec)
 
 
-def _check_value(key: str, value: Any, kind: type) -> None:
+def _check_value(key: str, value: Any, kind: type, recipe: type[Recipe]) -> None:
     accepted: Any = (int, float) if kind is float else kind
     if not isinstance(value, accepted) or isinstance(value, bool):
         raise TypeError(f"expected recipe option {key} of type {kind.__name__}, got {value!r}")
+    if isinstance(value, str):
+        return
     low = 1 if kind is int and not key.endswith(("_epoch", "_epochs")) else 0
-    if not isinstance(value, str) and not (isfinite(value) and value >= low):
+    if not (isfinite(value) and value >= low):
         raise ValueError(f"expected recipe option {key} finite and at least {low}, got {value!r}")
+    if key in recipe.above_zero and value == 0:
+        raise ValueError(f"expected recipe option {key} above 0, got {value!r}")
+    if key in recipe.at_most_one and value > 1:
+        raise ValueError(f"expected recipe option {key} between 0 and 1, got {value!r}")

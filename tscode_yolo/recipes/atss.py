@@ -73,6 +73,7 @@ class ATSS(Recipe):
     quality: ClassVar[str] = "centerness"
     score: ClassVar[str] = "pq"
     names: ClassVar[tuple[str, ...]] = ("box_loss", "cls_loss", "ctr_loss")
+    above_zero: ClassVar[tuple[str, ...]] = ("anchor_scale",)
 
     topk: int = 9
     anchor_scale: float = 8.0

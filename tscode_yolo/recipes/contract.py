@@ -252,6 +252,8 @@ class Recipe(ABC):
         box_prior: initial distance to each side in strides; None keeps the head's.
         names: loss names users see in the progress bar, results.csv and plots.
         one_to_one: True if a point answers for one object and none repeats, so that no NMS is wanted.
+        above_zero: hyper-parameters that zero would make meaningless (widths, temperatures); all may not be negative.
+        at_most_one: hyper-parameters that share out a whole, as the exponents of a weighted geometric mean.
     """
 
     paper: ClassVar[str]
@@ -262,6 +264,8 @@ class Recipe(ABC):
     quality_prior: ClassVar[float | None] = None
     box_prior: ClassVar[float | None] = None
     one_to_one: ClassVar[bool] = False
+    above_zero: ClassVar[tuple[str, ...]] = ()
+    at_most_one: ClassVar[tuple[str, ...]] = ()
 
     def state(self, nc: int, nl: int) -> RecipeState:
         """Make the state the head keeps for this recipe.

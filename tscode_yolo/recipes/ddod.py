@@ -34,6 +34,7 @@ class DDOD(Recipe):
     quality: ClassVar[str] = "iou"
     score: ClassVar[str] = "pq"
     names: ClassVar[tuple[str, ...]] = ("box_loss", "cls_loss", "iou_loss")
+    at_most_one: ClassVar[tuple[str, ...]] = ("alpha_cls", "alpha_box")
 
     topk: int = 9
     alpha_cls: float = 0.8

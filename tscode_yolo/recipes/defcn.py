@@ -71,6 +71,8 @@ class OneToOne(Recipe):
     paper: ClassVar[str] = "End-to-End Object Detection with Fully Convolutional Network, arXiv:2012.03544"
     names: ClassVar[tuple[str, ...]] = ("box_loss", "cls_loss")
     one_to_one: ClassVar[bool] = True
+    above_zero: ClassVar[tuple[str, ...]] = ("radius",)
+    at_most_one: ClassVar[tuple[str, ...]] = ("alpha",)
 
     rule: str = "p"
     alpha: float = 0.8
@@ -129,6 +131,7 @@ class OneToMany(Recipe):
 
     paper: ClassVar[str] = OneToOne.paper
     names: ClassVar[tuple[str, ...]] = ("box_loss", "cls_loss")
+    at_most_one: ClassVar[tuple[str, ...]] = ("alpha",)
 
     alpha: float = 0.8
     topk: int = 9
@@ -175,6 +178,8 @@ class DeFCN(Recipe):
     score: ClassVar[str] = "pq"
     names: ClassVar[tuple[str, ...]] = ("box_loss", "cls_loss", "aux_loss")
     one_to_one: ClassVar[bool] = True
+    above_zero: ClassVar[tuple[str, ...]] = ("radius",)
+    at_most_one: ClassVar[tuple[str, ...]] = ("alpha",)
 
     alpha: float = 0.8
     radius: float = 1.5

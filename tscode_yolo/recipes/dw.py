@@ -37,6 +37,7 @@ class DW(Recipe):
     names: ClassVar[tuple[str, ...]] = ("box_loss", "pos_loss", "neg_loss")
     cls_prior: ClassVar[float] = 0.02
     box_prior: ClassVar[float | None] = 4.0
+    above_zero: ClassVar[tuple[str, ...]] = ("sigma",)
 
     mu_num: float = 5.0
     mu_den: float = 3.0

@@ -50,6 +50,7 @@ class FCOS(Recipe):
     quality: ClassVar[str] = "centerness"
     score: ClassVar[str] = "pq"
     names: ClassVar[tuple[str, ...]] = ("box_loss", "cls_loss", "ctr_loss")
+    above_zero: ClassVar[tuple[str, ...]] = ("radius", "range_factor")
 
     radius: float = 1.5
     range_factor: float = 8.0

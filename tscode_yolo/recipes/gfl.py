@@ -31,6 +31,7 @@ class GFL(Recipe):
 
     paper: ClassVar[str] = "Generalized Focal Loss, arXiv:2006.04388"
     names: ClassVar[tuple[str, ...]] = ("box_loss", "cls_loss", "dfl_loss")
+    above_zero: ClassVar[tuple[str, ...]] = ("anchor_scale",)
 
     topk: int = 9
     anchor_scale: float = 8.0

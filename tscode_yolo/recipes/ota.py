@@ -102,6 +102,7 @@ class OTA(Recipe):
     quality: ClassVar[str] = "iou"
     score: ClassVar[str] = "sqrt_pq"
     names: ClassVar[tuple[str, ...]] = ("box_loss", "cls_loss", "iou_loss")
+    above_zero: ClassVar[tuple[str, ...]] = ("radius", "epsilon")
 
     radius: float = 2.5
     reg_cost: float = 1.5

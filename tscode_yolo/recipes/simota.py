@@ -46,6 +46,7 @@ class SimOTA(Recipe):
     score: ClassVar[str] = "pq"
     names: ClassVar[tuple[str, ...]] = ("box_loss", "cls_loss", "obj_loss", "l1_loss")
     quality_prior: ClassVar[float | None] = 0.01
+    above_zero: ClassVar[tuple[str, ...]] = ("radius",)
 
     radius: float = 2.5
     topk: int = 10

@@ -56,6 +56,7 @@ class TOOD(Recipe):
     score: ClassVar[str] = "sqrt_pq"
     names: ClassVar[tuple[str, ...]] = ("box_loss", "cls_loss")
     quality_prior: ClassVar[float | None] = 0.01
+    above_zero: ClassVar[tuple[str, ...]] = ("anchor_scale",)
 
     alpha: float = 1.0
     beta: float = 6.0

@@ -23,7 +23,11 @@ def write_report(study: Study, results: dict[str, Any], layout: list[tuple[str, 
         layout: (label, arm) rows of the table of an ablation, in the order of the paper; an arm may come twice.
     """
     write_json(study.out / "results.json", results)
-    document = Document(f"{results['kind']}: {', '.join(a.name for a in study.arms[1:])} against {study.arms[0].name}")
+    shown = arm_labels(results["arms"])
+    results = _with_labels(results, shown)
+    layout = [(label, shown[arm]) for label, arm in layout or []]
+    baseline, *others = shown.values()
+    document = Document(f"{results['kind']}: {', '.join(others)} against {baseline}")
     _headline(document, results)
     if layout:
         _grid(document, results, layout)
@@ -38,9 +42,37 @@ def write_report(study: Study, results: dict[str, Any], layout: list[tuple[str, 
     document.write(study.out)
 
 
+def arm_labels(arms: list[dict[str, str]]) -> dict[str, str]:
+    """What a report calls each arm: its label, with the name behind it where two share a label, or its name.
+
+    Args:
+        arms: ``name`` and ``label`` of each, the baseline first.
+    """
+    labels = [a["label"] for a in arms]
+    return {
+        a["name"]: f"{a['label']} ({a['name']})" if labels.count(a["label"]) > 1 else a["label"] or a["name"]
+        for a in arms
+    }
+
+
+def _with_labels(part: Any, shown: dict[str, str]) -> Any:
+    """The results with arms called by what is shown instead of by name, except in ``arms`` itself."""
+    if isinstance(part, list):
+        return [_with_labels(p, shown) for p in part]
+    if not isinstance(part, dict):
+        return part
+    return {
+        shown.get(k, k): shown.get(v, v) if k in ("arm", "baseline") else v if k == "arms" else _with_labels(v, shown)
+        for k, v in part.items()
+    }
+
+
 def _headline(document: Document, results: dict[str, Any]) -> None:
     """One sentence a comparison: the difference, its interval, and what could have been seen."""
-    for c in results["comparisons"]:
+    single = len(results["comparisons"]) > 1 and all(len(c["seeds"]) == 1 for c in results["comparisons"])
+    if single:
+        document.text("**One seed each**: the differences below say nothing about chance.")
+    for c in [] if single else results["comparisons"]:
         ap = c["metrics"].get("AP")
         who = f"**{c['arm']} against {c['baseline']} on {c['dataset']}**"
         if ap is None:
@@ -153,7 +185,7 @@ def _per_arm(document: Document, results: dict[str, Any]) -> None:
         for g in results["groups"]
     ]
     document.table(["data", "arm", "seeds", *keys], rows)
-    labels = [f"`{a['name']}`: {a['label']}" for a in results["arms"] if a["label"]]
+    labels = [f"{shown}: `{name}`" for name, shown in arm_labels(results["arms"]).items() if shown != name]
     document.items([*labels, *(f"`{k}`: {METRICS[k][0]}" for k in keys)])
 
 
@@ -186,7 +218,7 @@ def _cost(document: Document, results: dict[str, Any]) -> None:
 
 def _plots(document: Document, study: Study, results: dict[str, Any]) -> None:
     document.heading("Plots")
-    runs, arms, datasets = results["runs"], [a.name for a in study.arms], [d.name for d in study.datasets]
+    runs, arms, datasets = results["runs"], list(arm_labels(results["arms"]).values()), [d.name for d in study.datasets]
     loss = next((k for r in runs for k in r["history"][0] if k.startswith("train/") and "cls" in k), "train/cls_loss")
     rows = [(f"{c['arm']}, {c['dataset']}", c["metrics"]["AP"]) for c in results["comparisons"] if "AP" in c["metrics"]]
     cost = results["cost"]

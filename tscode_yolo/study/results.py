@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -99,23 +100,24 @@ def fairness(study: Study, runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Whether runs that are compared were alike: start, batches, yardstick, and what interfered.
 
     Returns:
-        ``pairs`` (data set and seed with all arms finished), ``same_start``, ``same_batches``, ``same_tool`` (how many
-        of those), and ``remarks``, one sentence for everything that a reader should know.
+        ``pairs`` (baseline and another arm finished on a data set with a seed), ``same_start``, ``same_batches``,
+        ``same_tool`` (how many of those), and ``remarks``, one sentence for everything that a reader should know.
     """
     counts = {"pairs": 0, "same_start": 0, "same_batches": 0, "same_tool": 0}
     remarks = []
-    for dataset in [d.name for d in study.datasets]:
-        for seed in study.seeds:
-            row = [r for r in runs if r["dataset"] == dataset and r["seed"] == seed]
-            if len(row) < len(study.arms):
-                continue
-            counts["pairs"] += 1
-            counts["same_start"] += len({r["body"] for r in row}) == 1
-            counts["same_tool"] += len({r["tool"] for r in row}) == 1
-            same = len({tuple(h["batches"] for h in r["history"]) for r in row}) == 1
-            counts["same_batches"] += same
-            if not same:
-                remarks.append(f"{dataset}, seed {seed}: the arms did not see the same batches in every epoch.")
+    finished = {(r["dataset"], r["seed"], r["arm"]): r for r in runs}
+    baseline, *others = [a.name for a in study.arms]
+    for dataset, seed, arm in itertools.product([d.name for d in study.datasets], study.seeds, others):
+        a, b = finished.get((dataset, seed, baseline)), finished.get((dataset, seed, arm))
+        if a is None or b is None:
+            continue
+        counts["pairs"] += 1
+        counts["same_start"] += a["body"] == b["body"]
+        counts["same_tool"] += a["tool"] == b["tool"]
+        same = [h["batches"] for h in a["history"]] == [h["batches"] for h in b["history"]]
+        counts["same_batches"] += same
+        if not same:
+            remarks.append(f"{dataset}, {arm}, seed {seed}: not the baseline's batches in every epoch.")
     if counts["same_start"] < counts["pairs"]:
         remarks.append(
             "Weights below the head differ between arms at the start: the bodies differ, or init is missing."
