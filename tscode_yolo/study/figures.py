@@ -10,6 +10,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+CROWD = 6  # more arms than this have their legend outside the axes
+STYLES, MARKS = ("-", "--", ":", "-."), ("o", "s", "^", "v")  # of the first ten arms, the next ten, ...
 COLOURS = mpl.colormaps["tab10"].colors  # type: ignore[attr-defined]
 
 
@@ -28,9 +30,9 @@ def curves(runs: list[dict[str, Any]], arms: list[str], datasets: list[str], key
     """
     if not any(key in h for r in runs for h in r["history"]):
         return None
-    figure, axes = _panels(len(datasets))
+    figure, axes = _panels(len(datasets), len(arms))
     for ax, dataset in zip(axes, datasets, strict=True):
-        for colour, arm in zip(_colours(len(arms)), arms, strict=True):
+        for i, (colour, arm) in enumerate(zip(_colours(len(arms)), arms, strict=True)):
             rows = [r["history"] for r in runs if r["dataset"] == dataset and r["arm"] == arm]
             series = [{h["epoch"]: h[key] for h in history if key in h} for history in rows]
             epochs = sorted(set.intersection(*(set(s) for s in series))) if series else []
@@ -38,10 +40,12 @@ def curves(runs: list[dict[str, Any]], arms: list[str], datasets: list[str], key
                 continue
             values = np.array([[s[e] for e in epochs] for s in series])  # [seed, epoch]
             mean, sd = values.mean(0), values.std(0, ddof=1) if len(values) > 1 else np.zeros(len(epochs))
-            ax.plot(epochs, mean, color=colour, label=f"{arm} ({len(values)} seeds)")
+            style = STYLES[i // len(COLOURS) % len(STYLES)]
+            seeds = f"{len(values)} seed{'s' * (len(values) > 1)}"
+            ax.plot(epochs, mean, style, color=colour, label=f"{arm} ({seeds})")
             ax.fill_between(epochs, mean - sd, mean + sd, color=colour, alpha=0.2, linewidth=0)
         ax.set(title=dataset, xlabel="epoch", ylabel=label)
-        ax.legend(fontsize=8)
+        _legend(ax)
         ax.grid(alpha=0.3)
     return _png(figure)
 
@@ -64,16 +68,15 @@ def cost_against_ap(
     datasets = sorted({g["dataset"] for g in known})
     if not datasets:
         return None
-    figure, axes = _panels(len(datasets))
+    figure, axes = _panels(len(datasets), len({g["arm"] for g in known}))
     for ax, dataset in zip(axes, datasets, strict=True):
         rows = [g for g in known if g["dataset"] == dataset]
-        for colour, g in zip(_colours(len(rows)), rows, strict=True):
-            ap = g["metrics"]["AP"]
-            ax.errorbar(
-                costs[g["arm"]][axis], ap["mean"], yerr=ap["sd"] or 0, fmt="o", color=colour, capsize=3, label=g["arm"]
-            )
+        for i, (colour, g) in enumerate(zip(_colours(len(rows)), rows, strict=True)):
+            ap, mark = g["metrics"]["AP"], MARKS[i // len(COLOURS) % len(MARKS)]
+            x, error = costs[g["arm"]][axis], ap["sd"] or 0
+            ax.errorbar(x, ap["mean"], yerr=error, fmt=mark, color=colour, capsize=3, label=g["arm"])
         ax.set(title=dataset, xlabel=label, ylabel="COCO AP")
-        ax.legend(fontsize=8)
+        _legend(ax)
         ax.grid(alpha=0.3)
     return _png(figure)
 
@@ -100,10 +103,18 @@ def forest(rows: list[tuple[str, dict[str, Any]]], label: str) -> bytes | None:
     return _png(figure)
 
 
-def _panels(n: int) -> tuple[Figure, list[Any]]:
-    figure = Figure(figsize=(5.5 * n, 4), layout="constrained")
+def _panels(n: int, arms: int) -> tuple[Figure, list[Any]]:
+    width, height = (8.5, max(4.0, 0.21 * arms)) if arms > CROWD else (5.5, 4.0)
+    figure = Figure(figsize=(width * n, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, list(figure.subplots(1, n, squeeze=False)[0])
+
+
+def _legend(ax: Any) -> None:
+    if len(ax.get_legend_handles_labels()[1]) > CROWD:
+        ax.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0))
+    else:
+        ax.legend(fontsize=8)
 
 
 def _colours(n: int) -> list[Any]:

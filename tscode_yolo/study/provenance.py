@@ -27,8 +27,9 @@ def provenance(argv: list[str] | None = None) -> dict[str, Any]:
         argv: command line, `sys.argv` by default; the program is named without its folder.
     """
     program, *rest = argv or sys.argv
+    name = "tscode" if Path(program).name == "cli.py" else Path(program).name  # run as a module
     return {
-        "command": shlex.join([Path(program).name, *(_without_home(a) for a in rest)]),
+        "command": shlex.join([name, *(_without_home(a) for a in rest)]),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "packages": {p: v for p in PACKAGES if (v := version(p))},

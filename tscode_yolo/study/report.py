@@ -11,6 +11,7 @@ from tscode_yolo.study.results import METRICS
 from tscode_yolo.study.storage import write_json
 
 SHOWN = ("AP", "AP_averaged", "AP50", "AP75", "APs", "APm", "APl", "mAP", "mAP50", "final_AP", "final_AP50")
+MANY = 5  # arms that a title still names one by one
 FEW = 10  # seeds, below which the bootstrap is called too narrow
 
 
@@ -27,7 +28,8 @@ def write_report(study: Study, results: dict[str, Any], layout: list[tuple[str, 
     results = _with_labels(results, shown)
     layout = [(label, shown[arm]) for label, arm in layout or []]
     baseline, *others = shown.values()
-    document = Document(f"{results['kind']}: {', '.join(others)} against {baseline}")
+    who = ", ".join(others) if len(others) <= MANY else f"{len(others)} others"
+    document = Document(f"{results['kind']}: {who} against {baseline}")
     _headline(document, results)
     if layout:
         _grid(document, results, layout)
