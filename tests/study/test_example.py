@@ -9,23 +9,51 @@ import pytest
 import torch
 from ultralytics.nn.tasks import DetectionModel
 
+from tscode_yolo.study.inventory import read_dataset
 from tscode_yolo.study.storage import read_json
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "first_study.py"
 
 
-@pytest.mark.slow
-def test_first_study_runs_and_pools(draw, tmp_path):
+@pytest.fixture(scope="module")
+def example():
     spec = importlib.util.spec_from_file_location("first_study", EXAMPLE)
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_images_are_taken_evenly_and_validation_stays_whole(example, draw, tmp_path):
+    draw(tmp_path / "cells", train=10)
+    whole = read_dataset(tmp_path / "cells" / "data.yaml")
+    part = read_dataset(example.evenly_spaced(tmp_path / "cells" / "data.yaml", 4, tmp_path / "out"))
+    assert part.name == "cells"
+    assert part.images["train"] == tuple(whole.images["train"][i] for i in (0, 2, 5, 7))
+    assert part.images["val"] == whole.images["val"]
+    assert part.names == whole.names
+    same = example.evenly_spaced(tmp_path / "cells" / "data.yaml", 10, tmp_path / "out")
+    assert same == tmp_path / "cells" / "data.yaml"
+    with pytest.raises(ValueError, match="images=0: expected a whole number"):
+        example.evenly_spaced(same, 0, tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_first_study_runs_and_pools(example, draw, tmp_path):
     for seed, name in enumerate(("one", "two")):
         draw(tmp_path / "data" / name, seed=10 * seed)
     (tmp_path / "weights").mkdir()
     weights = tmp_path / "weights" / "yolo11n-restored.pt"
     torch.save({"model": DetectionModel("yolo11n.yaml", verbose=False)}, weights)
     args = {"data": str(tmp_path / "data"), "weights": str(tmp_path / "weights"), "out": str(tmp_path / "out")}
-    args |= {"families": "yolo11n", "datasets": "one,two", "epochs": 1, "seeds": 1, "imgsz": 64, "batch": 4}
+    args |= {
+        "families": "yolo11n",
+        "datasets": "one,two",
+        "images": 4,
+        "epochs": 1,
+        "seeds": 1,
+        "imgsz": 64,
+        "batch": 4,
+    }
     assert example.main({**args, "latency": False, "threads": 1}) == 0
     assert read_json(tmp_path / "out/pooled.json")["AP"]["datasets"] == 2
     results = read_json(tmp_path / "out/yolo11n/results.json")
