@@ -175,7 +175,7 @@ def test_twins_are_equal_at_first_and_independent(make_head, pyramid):
     preds["one2one"]["scores"].sum().backward()
     assert all(t.grad is None for t in x)  # the one-to-one branches do not train the backbone
     touched = {n.split(".")[0] for n, p in head.named_parameters() if p.grad is not None}
-    assert touched == {"one2one_sce", "one2one_cv3", "one2one_cls_skip"}
+    assert touched == {"one2one_sce", "one2one_cv3", "one2one_cls_skip", "one2one_lqe"}
 
 
 @pytest.mark.parametrize("end2end", [None, True, False])
@@ -379,3 +379,42 @@ def test_formats_that_need_it_get_the_sum_as_equation_5_writes_it(make_head, pyr
     head.export = False
     head(list(maps))
     assert not head.dpe.sum_first
+
+
+@pytest.mark.parametrize("end2end", [False, True])
+def test_lqe_tells_neighbours_apart_and_leaves_the_boxes_to_their_loss(make_head, pyramid, end2end):
+    """The estimate is one number for all classes of a point, zero at first; classification does not train the boxes."""
+    head = make_head(end2end=end2end, lqe=True).train()
+    x = pyramid()
+    prefix = "one2one_" if end2end else ""
+    branches = head.one2one if end2end else head.one2many
+    head.eval()
+    before = head.forward_head(list(x), **branches)["scores"]
+    torch.nn.init.normal_(getattr(head, f"{prefix}lqe")[1].weight)
+    change = head.forward_head(list(x), **branches)["scores"] - before
+    sizes = [t.shape[-2] * t.shape[-1] for t in x[-3:]]
+    first, second, third = change.split(sizes, -1)
+    assert not first.any()
+    assert not third.any()
+    assert_close(second, second[:, :1].expand_as(second), rtol=0, atol=1e-5)  # alike for all classes
+    assert second[0, 0].unique().numel() == sizes[1]  # no two points alike
+    head.train().forward_head(list(x), **branches)["scores"].sum().backward()
+    trained = {n.split(".")[0] for n, p in head.named_parameters() if p.grad is not None}
+    assert f"{prefix}lqe" in trained
+    assert not trained & {f"{prefix}cv2", f"{prefix}dpe"}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, True),
+        ({"sce": False}, False),
+        ({"recipe": "atss"}, False),
+        ({"lqe": False}, False),
+        ({"preset": "paper"}, False),
+    ],
+)
+def test_lqe_comes_with_sce_and_the_hosts_loss(options, expected):
+    wide = {"sce_width": 64, "dpe_width": 64, "cls_width": 64, "box_width": 64} if "preset" in options else {}
+    head = TSCODEDetect(3, ch=(16, 32, 64), options={**options, **wide})
+    assert (head.lqe is not None) == expected

@@ -35,6 +35,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "yolo": {},
     # Section 3, Tables 1-3: 256-channel pyramid, everything shared over levels, GroupNorm, towers 2 x 512 and 4 x 256.
     "paper": {
+        "lqe": False,
         "sce_skip": "none",
         "sce_width": 256,
         "dpe_width": 256,
@@ -73,6 +74,10 @@ class HeadConfig:
         sce_width: channels of each map that SCE concatenates.
         sce_skip: add logits from P_l itself to those rearranged from half size: none, of a light path (depthwise 3x3,
             1x1), or of a tower like the stock head's. Not in the paper.
+        lqe: localisation quality estimate: add to all class logits of an anchor point one number that a 1x1 conv reads
+            from its localisation tower, so that the four positions of an SCE cell can be told apart by their boxes. Its
+            gradient ends there: the tasks stay apart. Not in the paper (D-FINE, arXiv:2410.13842, adds such an
+            estimate to the logits too). None: with SCE and the host's own loss.
         dpe_levels: offsets of the levels DPE adds up, among -1 (P_{l-1}), 0, 1 and 2, Table 3.
         dpe_width: channels of the sum.
         dpe_neck: both branches start from DPE's output, Table 6: a feature fusion, no decoupling.
@@ -110,6 +115,7 @@ class HeadConfig:
     sce_coarser: bool = True
     sce_width: int | float | None = 0.5
     sce_skip: str = "light"
+    lqe: bool | None = None
     dpe_levels: tuple[int, ...] = (-1, 0, 1)
     dpe_width: int | float | None = 1.0
     dpe_neck: bool = False
@@ -197,6 +203,7 @@ def _check_type(name: str, annotation: str, value: object) -> None:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     ok, expected = {
         "bool": (isinstance(value, bool), "true or false"),
+        "bool | None": (value is None or isinstance(value, bool), "true, false or null"),
         "str": (isinstance(value, str), "a name"),
         "int": (isinstance(value, int) and not isinstance(value, bool) and value >= 1, "a whole number >= 1"),
         "int | float | None": (

@@ -2,6 +2,7 @@
 
     P3..P5 --+-- SCE --> G^cls --> cv3 (half size, 4 x nc) --> Eq. 4 --+--> scores (B, nc, A)
              +-- cls_skip (full size) ---------------------------------+
+                                 +---- lqe ----------------------------+
     C2 ------+-- DPE --> G^loc --> cv2 --------------------------------+--> boxes (B, 4 reg_max, A)
 
 The import path ``tscode_yolo.head.TSCODEDetect`` is public and frozen: checkpoints pickle it. Attribute names that the
@@ -27,7 +28,14 @@ from tscode_yolo.config import SCHEMA, HeadConfig
 from tscode_yolo.context import DetailPreservingEncoding, DownOfSum, SemanticContextEncoding, rearrange_quadrants
 from tscode_yolo.quality import QualityBranch
 
-CONTEXT = ("sce", "dpe", "cls_skip", "quality", "box_scale")  # what forward_head gets beside the towers, if it exists
+CONTEXT = (
+    "sce",
+    "dpe",
+    "cls_skip",
+    "quality",
+    "box_scale",
+    "lqe",
+)  # what forward_head gets beside the towers, if it exists
 BOX_PRIOR = 2.0  # strides: an object fits its level, so its sides are near; measured in docs/head.md
 SUM_FIRST = ("paddle",)  # exports whose runtime crashes on DPE's small kernel, see docs/exports.md
 PRIOR = 0.01  # probability of a class at the start where a predictor serves all levels (focal loss, arXiv:1708.02002)
@@ -44,6 +52,8 @@ class TSCODEDetect(Detect):
         cls_skip: per level, full-size logits added to SCE's, or None.
         quality: one logit per anchor point on how good its box is, from the localisation towers, or None.
         box_scale: a factor of each level's box output, or None.
+        lqe: per level, one logit from the localisation tower (which it does not train) added to those of all classes,
+            or None.
         recipe_state: what the recipe it is trained with learns or counts, or None.
         one2one_sce, one2one_dpe, ...: twins of these in an end-to-end head.
     """
@@ -55,6 +65,7 @@ class TSCODEDetect(Detect):
     cls_skip: Any
     quality: Any
     box_scale: Any
+    lqe: Any
     recipe_state: Any
 
     def __init__(
@@ -92,7 +103,7 @@ class TSCODEDetect(Detect):
         self.built = False  # True once the host has seen the inputs' sizes and set the strides
         self.score = config.score
         self.dpe_neck = config.dpe_neck
-        self.sce = self.dpe = self.cls_skip = self.quality = self.box_scale = self.recipe_state = None
+        self.sce = self.dpe = self.cls_skip = self.quality = self.box_scale = self.lqe = self.recipe_state = None
         # The stock head's widths, but for its dependence on nc: other classes must not change the towers' shapes.
         box_width, cls_width = self.cv2[0][-1].in_channels, levels[0]
         if config.dpe or config.share_towers or config.dcn:
@@ -104,6 +115,10 @@ class TSCODEDetect(Detect):
                 nn.init.zeros_(tower[-1].weight)
         if config.quality != "none":
             self.quality = QualityBranch([t[-1].in_channels for t in self.cv2], config.quality == "filter3d")
+        if config.sce and config.recipe == "ultralytics" if config.lqe is None else config.lqe:
+            self.lqe = nn.ModuleList(nn.Conv2d(t[-1].in_channels, 1, 1, bias=False) for t in self.cv2)
+            for estimate in self.lqe:
+                nn.init.zeros_(estimate.weight)
         if config.level_scale:
             self.box_scale = LevelScale(len(levels))
         if end2end:
@@ -216,6 +231,7 @@ class TSCODEDetect(Detect):
         cls_skip: nn.ModuleList | None = None,
         quality: QualityBranch | None = None,
         box_scale: LevelScale | None = None,
+        lqe: nn.ModuleList | None = None,
     ) -> dict[str, Any]:
         """Predict with one set of branches.
 
@@ -228,6 +244,7 @@ class TSCODEDetect(Detect):
             cls_skip: full-size logits per level, or None.
             quality: branch on the localisation towers, or None.
             box_scale: factor of each level's boxes, or None.
+            lqe: logit per level from the localisation towers' features, or None.
 
         Returns:
             boxes (B, 4 reg_max, A) as distances in strides or their DFL logits, scores (B, nc, A) before the sigmoid,
@@ -258,6 +275,8 @@ class TSCODEDetect(Detect):
             scores = [rearrange_quadrants(s, p) for s, p in zip(scores, levels)]
         if cls_skip is not None:
             scores = [s + skip(p) for s, skip, p in zip(scores, cls_skip, base)]
+        if lqe is not None:
+            scores = [s + _at(lqe, i)(g.detach()) for i, (s, g) in enumerate(zip(scores, loc))]
         return {**preds, "scores": _flat(scores)}
 
     def _inference(self, x: dict[str, Any]) -> Tensor:
@@ -318,7 +337,7 @@ class TSCODEDetect(Detect):
         """Drop the branches inference does not use, and fold what the host does not fold itself."""
         super().fuse()
         if self.cv2 is None:
-            self.sce = self.dpe = self.cls_skip = self.quality = self.box_scale = None
+            self.sce = self.dpe = self.cls_skip = self.quality = self.box_scale = self.lqe = None
         for module in list(self.modules()):
             if isinstance(module, (LevelConv, DownOfSum)):
                 module.fuse()

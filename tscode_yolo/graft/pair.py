@@ -104,7 +104,8 @@ class Pair:
 
     def _branch(self, prefix: str, maps: list[Tensor]) -> dict[str, Said]:
         levels = maps[self.student.finer :]
-        branches = self.student.one2one if prefix else self.student.one2many
+        branches = dict(self.student.one2one if prefix else self.student.one2many)
+        branches["lqe"] = None  # starts at zero and stays there: the stock head has no such term
         features = self.student.forward_head(maps, **branches)
         out = {}
         for task, (name, _) in TASKS.items():
