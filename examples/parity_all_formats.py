@@ -96,6 +96,7 @@ def main(argv: list[str]) -> int:
         print(f"{name}: environment", flush=True)
         python, failure = make(home, requirements, "--share" in options)
         result = home / "parity.json"
+        result.unlink(missing_ok=True)  # of an earlier run
         if not failure:
             print(f"{name}: tscode parity formats={formats}", flush=True)
             command = [python, "-m", "tscode_yolo.cli", "parity", f"formats={formats}", f"json={result}", *arguments]
