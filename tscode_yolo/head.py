@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from ultralytics.nn.modules.head import Detect
-from ultralytics.utils.ops import make_divisible
 
-from tscode_yolo.blocks import LevelConv, LevelScale, Tower, run_level
+from tscode_yolo.blocks import LevelConv, LevelScale, run_level
+from tscode_yolo.branches import box_branch, cls_branch
 from tscode_yolo.config import SCHEMA, HeadConfig
 from tscode_yolo.context import DetailPreservingEncoding, DownOfSum, SemanticContextEncoding, rearrange_quadrants
 from tscode_yolo.quality import QualityBranch
@@ -107,12 +107,11 @@ class TSCODEDetect(Detect):
         # The stock head's widths, but for its dependence on nc: other classes must not change the towers' shapes.
         box_width, cls_width = self.cv2[0][-1].in_channels, levels[0]
         if config.dpe or config.share_towers or config.dcn:
-            self._build_box_branch(config, levels, next(iter(ch)) if config.finer else None, box_width)
+            finer_ch = next(iter(ch)) if config.finer else None
+            self.dpe, self.cv2 = box_branch(config, levels, finer_ch, box_width, 4 * reg_max)
         if config.sce or config.share_towers or config.dcn or config.dpe_neck:
-            self._build_cls_branch(config, self.dpe.out_channels if config.dpe_neck else levels, cls_width)
-        if self.cls_skip is not None:
-            for tower in self.cv3:  # SCE adds to full-size logits, so it starts as nothing added
-                nn.init.zeros_(tower[-1].weight)
+            base = self.dpe.out_channels if config.dpe_neck else levels
+            self.cls_skip, self.sce, self.cv3 = cls_branch(config, base, cls_width, nc)
         if config.quality != "none":
             self.quality = QualityBranch([t[-1].in_channels for t in self.cv2], config.quality == "filter3d")
         if config.sce and config.recipe == "ultralytics" if config.lqe is None else config.lqe:
@@ -126,82 +125,6 @@ class TSCODEDetect(Detect):
                 setattr(self, f"one2one_{name}", copy.deepcopy(getattr(self, name)))
             if config.quality == "filter3d":
                 self.quality = None  # it silences duplicates, which one-to-many labels ask for
-
-    def _build_box_branch(self, config: HeadConfig, ch: list[int], finer_ch: int | None, stock: int) -> None:
-        """Replace the stock localisation branch: DPE if it is on, and its towers."""
-        if config.dpe:
-            width = _channels(config.dpe_width, stock)
-            self.dpe = DetailPreservingEncoding(
-                ch,
-                finer_ch,
-                levels=config.dpe_levels,
-                width=width,
-                kind=config.down_conv,
-                shared=_can_share(config.share_down, ch, width, "dpe_width"),
-                norm=config.norm,
-                act=config.act,
-            )
-            ch = self.dpe.out_channels
-        self.cv2 = self._towers(config, "box", ch, stock, 4 * self.reg_max)
-
-    def _build_cls_branch(self, config: HeadConfig, ch: list[int], stock: int) -> None:
-        """Replace the stock classification branch: SCE and the full-size path if SCE is on, and its towers."""
-        if config.sce:
-            width = _channels(config.sce_width, stock)
-            if config.sce_skip != "none":
-                self.cls_skip = nn.ModuleList(self._full_size(config, c, stock) for c in ch)
-            self.sce = SemanticContextEncoding(
-                ch,
-                down=config.sce_down,
-                kernel=config.sce_kernel,
-                coarser=config.sce_coarser,
-                width=width,
-                kind=config.down_conv,
-                shared=_can_share(config.share_down, ch, width, "sce_width"),
-                norm=config.norm,
-                act=config.act,
-                even_channels=config.share_towers,
-            )
-            ch = self.sce.out_channels
-        self.cv3 = self._towers(config, "cls", ch, stock, self.nc * (4 if config.sce else 1))
-
-    def _full_size(self, config: HeadConfig, c: int, stock: int) -> nn.Module:
-        """The path of one level that adds full-size logits to SCE's; no bias, for SCE's predictor has one."""
-        light = config.sce_skip == "light"
-        return Tower(
-            c,
-            c if light else stock,
-            1 if light else 2,
-            self.nc,
-            kernel=3 if light else config.cls_kernel,
-            kind="depthwise" if light else "separable",
-            act=config.act,
-            norm=config.norm,
-            pred_bias=False,
-        )
-
-    def _towers(self, config: HeadConfig, branch: str, ch: list[int], stock: int, out: int) -> nn.ModuleList:
-        """One tower per level, or one for all."""
-        options = config.as_dict()
-        width = _channels(options[f"{branch}_width"], stock) or stock
-        shared = _can_share(config.share_towers, ch, None, "share_towers with equal channels, i.e. a width")
-        return nn.ModuleList(
-            Tower(
-                c,
-                width,
-                options[f"{branch}_depth"],
-                out,
-                kernel=options.get(f"{branch}_kernel", 3),
-                kind=options[f"{branch}_conv"],
-                last_kind="deformable" if config.dcn else None,
-                act=config.act,
-                norm=config.norm,
-                levels=len(ch) if shared else 1,
-                bias=config.tower_bias,
-                pred_kernel=config.pred_kernel,
-            )
-            for c in (ch[:1] if shared else ch)
-        )
 
     def _branch_names(self) -> list[str]:
         """Names of the modules that an end-to-end head has twice."""
@@ -417,17 +340,3 @@ def _box_bias(distance: float | None, reg_max: int) -> Tensor:
 def _flat(maps: Iterable[Tensor]) -> Tensor:
     """L maps (B, C, H_l, W_l) to (B, C, A), A anchor points of all levels, finest first."""
     return torch.cat([m.flatten(2) for m in maps], -1)
-
-
-def _channels(width: int | float | None, stock: int) -> int | None:
-    """Channels a width option means: an int as it is, a float as a multiple of the stock width rounded up to 8."""
-    return make_divisible(width * stock, 8) if isinstance(width, float) else width
-
-
-def _can_share(wanted: bool, ch: Sequence[int], width: int | None, option: str) -> bool:
-    """Whether to share a module over levels; ValueError if their channels differ and nothing makes them equal."""
-    if wanted and width is None and len(set(ch)) > 1:
-        raise ValueError(
-            f"tscode options: sharing over levels needs the same channels on all of them, got {list(ch)}; set {option}"
-        )
-    return wanted
