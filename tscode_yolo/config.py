@@ -75,9 +75,8 @@ class HeadConfig:
         sce_skip: add logits from P_l itself to those rearranged from half size: none, of a light path (depthwise 3x3,
             1x1), or of a tower like the stock head's. Not in the paper.
         lqe: localisation quality estimate: add to all class logits of an anchor point one number that a 1x1 conv reads
-            from its localisation tower, so that the four positions of an SCE cell can be told apart by their boxes. Its
-            gradient ends there: the tasks stay apart. Not in the paper (D-FINE, arXiv:2410.13842, adds such an
-            estimate to the logits too). None: with SCE and the host's own loss.
+            from its localisation tower. Not in the paper (D-FINE, arXiv:2410.13842, adds such an estimate to its logits
+            too); docs/head.md has what it brought. None: with SCE and the host's own loss.
         dpe_levels: offsets of the levels DPE adds up, among -1 (P_{l-1}), 0, 1 and 2, Table 3.
         dpe_width: channels of the sum.
         dpe_neck: both branches start from DPE's output, Table 6: a feature fusion, no decoupling.

@@ -52,8 +52,7 @@ class TSCODEDetect(Detect):
         cls_skip: per level, full-size logits added to SCE's, or None.
         quality: one logit per anchor point on how good its box is, from the localisation towers, or None.
         box_scale: a factor of each level's box output, or None.
-        lqe: per level, one logit from the localisation tower (which it does not train) added to those of all classes,
-            or None.
+        lqe: per level, one logit from the localisation tower added to those of all classes, or None.
         recipe_state: what the recipe it is trained with learns or counts, or None.
         one2one_sce, one2one_dpe, ...: twins of these in an end-to-end head.
     """
@@ -199,7 +198,7 @@ class TSCODEDetect(Detect):
         if cls_skip is not None:
             scores = [s + skip(p) for s, skip, p in zip(scores, cls_skip, base)]
         if lqe is not None:
-            scores = [s + _at(lqe, i)(g.detach()) for i, (s, g) in enumerate(zip(scores, loc))]
+            scores = [s + _at(lqe, i)(g) for i, (s, g) in enumerate(zip(scores, loc))]
         return {**preds, "scores": _flat(scores)}
 
     def _inference(self, x: dict[str, Any]) -> Tensor:
