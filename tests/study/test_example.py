@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -12,15 +13,19 @@ from ultralytics.nn.tasks import DetectionModel
 from tscode_yolo.study.inventory import read_dataset
 from tscode_yolo.study.storage import read_json
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "first_study.py"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-@pytest.fixture(scope="module")
-def example():
-    spec = importlib.util.spec_from_file_location("first_study", EXAMPLE)
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def example() -> ModuleType:
+    return load("first_study")
 
 
 def test_images_are_taken_evenly_and_validation_stays_whole(example, draw, tmp_path):
@@ -59,3 +64,15 @@ def test_first_study_runs_and_pools(example, draw, tmp_path):
     results = read_json(tmp_path / "out/yolo11n/results.json")
     assert results["init"] == "yolo11n-restored.pt"
     assert results["fairness"]["same_start"] == results["fairness"]["pairs"] == 2
+
+
+@pytest.mark.slow
+def test_inference_gap_judges_every_form_of_the_same_weights(draw, tmp_path):
+    pytest.importorskip("onnxruntime")
+    data = draw(tmp_path / "data", train=16)
+    args = {"model": "yolo11n-tscode.yaml", "data": str(data), "json": str(tmp_path / "gap.json")}
+    assert load("inference_gap").main({**args, "epochs": 12, "imgsz": 64, "batch": 4, "lr0": 0.002}) == 0
+    forms = read_json(tmp_path / "gap.json")["AP"]["yolo11n-tscode"]
+    assert set(forms) >= {"trained", "average", "fused", "stored", "onnx", "onnx half"}
+    assert forms["fused"]["AP"] == pytest.approx(forms["average"]["AP"], abs=0.1)
+    assert forms["onnx"]["AP"] == pytest.approx(forms["average"]["AP"], abs=0.1)
