@@ -9,16 +9,14 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from scipy.stats import bootstrap as scipy_bootstrap
 
 from tscode_yolo.align import AlignArgs, command, main
 from tscode_yolo.align.collect import Settings, collect
 from tscode_yolo.align.command import short_names
 from tscode_yolo.align.curves import measured, plot_curves, read_results
 from tscode_yolo.align.html import number
-from tscode_yolo.align.measure import Measurer, resamples
+from tscode_yolo.align.measure import Measurer
 from tscode_yolo.align.predict import Detector
-from tscode_yolo.align.report import interval
 from tscode_yolo.align.source import open_source
 from tscode_yolo.align.tide import Kind
 from tscode_yolo.align.verdict import findings, headline, shares
@@ -181,42 +179,6 @@ def test_short_names_tell_models_apart():
     assert short_names(["a/x.pt", "b/y.pt"]) == ["x", "y"]
     assert short_names(["r/one/weights/best.pt", "r/two/weights/best.pt"]) == ["one/weights/best", "two/weights/best"]
     assert short_names(["x.pt", "x.pt"]) == ["x (1)", "x (2)"]
-
-
-def test_interval_covers_the_middle_of_symmetric_draws_and_shifts_with_bias():
-    draws = np.linspace(0, 1, 1001)
-    low, high = interval(0.5, draws)
-    assert (low, high) == (pytest.approx(0.025, abs=2e-3), pytest.approx(0.975, abs=2e-3))
-    # Efron 1981: with a share p of the draws below the value, percentiles Phi(2 Phi^-1(p) -+ 1.96); p = 0.3 by table:
-    # Phi^-1(0.3) = -0.5244, so Phi(-3.0088) = 0.0013 and Phi(0.9112) = 0.8189.
-    low, high = interval(0.3, draws)
-    assert (low, high) == (pytest.approx(0.0013, abs=2e-3), pytest.approx(0.8189, abs=2e-3))
-    assert interval(0.5, draws[:10]) is None
-    assert interval(float("nan"), draws) is None
-
-
-def test_intervals_agree_with_scipys_bootstrap_of_a_mean(measure):
-    """Winner gap per image, one object an image: resampling images is resampling values."""
-    rng = np.random.default_rng(0)
-    gts = [{"box": [0.0, 0.0, 100.0, 100.0], "cls": 0, "crowd": False}]
-    widths = rng.uniform(55, 95, 60)
-    scene = [{"gts": gts, "dets": [{"box": [0, 0, 100, 100], "cls": 0, "score": 0.1},
-                                   {"box": [0, 0, w, 100], "cls": 0, "score": 0.9}]} for w in widths]  # fmt: skip
-    values, _, measurer = measure(scene, classes=1)
-    draws = np.concatenate([measurer(w)["gap"][:, 0] for w in resamples(60, 800, 1, step=400)][1:])
-    gaps = 1 - widths / 100
-    assert values["gap"][0] == pytest.approx(gaps.mean(), abs=1e-6)
-    expected = scipy_bootstrap((gaps,), np.mean, method="percentile", rng=2, n_resamples=4000).confidence_interval
-    assert interval(float(values["gap"][0]), draws) == pytest.approx((expected.low, expected.high), abs=6e-3)
-
-
-def test_resamples_begin_with_the_data_and_keep_their_size():
-    parts = list(resamples(7, 12, 3, step=5))
-    assert [p.shape for p in parts] == [(1, 7), (5, 7), (5, 7), (2, 7)]
-    assert (parts[0] == 1).all()
-    assert all((p.sum(1) == 7).all() for p in parts)
-    again = list(resamples(7, 12, 3, step=5))
-    assert all(np.array_equal(a, b) for a, b in zip(parts, again, strict=True))
 
 
 def test_a_set_without_any_object_still_gives_words(measure):

@@ -21,7 +21,8 @@ from ultralytics.utils.patches import imread
 
 from . import curves, figures, html
 from .cam import NoGradient, branch_maps, draw_maps
-from .collect import Collection, Example, Settings, collect
+from .collect import Collection, Settings, collect
+from .gallery import Example
 from .predict import Detector
 from .report import build
 from .source import open_source

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from ultralytics.utils.patches import imread
 
-from .collect import Example, Suspect, View
+from .gallery import Example, Suspect, View
 from .match import pairwise_iou
 
 GREEN, ORANGE, RED = "#12a150", "#f08c00", "#d6336c"

@@ -27,7 +27,6 @@ from .tide import Kind
 
 LEVEL = 0.95
 RANK_EDGES = (1, 2, 3, 4, 6, 11, 21, 51, 101)  # 1, 2, 3, 4-5, 6-10, 11-20, 21-50, 51-100, more
-NO_INTERVAL = ("spearman_kept", "pearson_kept")
 
 
 def interval(value: float, draws: np.ndarray) -> tuple[float, float] | None:
@@ -136,9 +135,8 @@ def _difference(first: tuple[Numbers, Numbers], second: tuple[Numbers, Numbers])
     """First minus second, overall, on the same draws."""
     out = {}
     for name in first[0]:
-        if name not in NO_INTERVAL:
-            gap = first[1][name][:, 0] - second[1][name][:, 0]
-            out[name] = _cell(first[0][name][0] - second[0][name][0], gap)
+        gap = first[1][name][:, 0] - second[1][name][:, 0]
+        out[name] = _cell(first[0][name][0] - second[0][name][0], gap)
     return out
 
 
