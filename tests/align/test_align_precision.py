@@ -101,7 +101,7 @@ def test_tide_costs_equal_tidecv(measure):
     equals one of them, one point of 101 may move. Object counts prime to 100 avoid that for AP50; the cost of missed
     objects changes the counts, hence the wider tolerance there.
     """
-    pytest.importorskip("tidecv")
+    pytest.importorskip("tidecv", reason="tidecv-light is not installed (it is in the extra 'test')")
     from tidecv import TIDE
     from tidecv.data import Data
 
@@ -177,7 +177,8 @@ def test_calibration_errors_equal_the_loop(seed, measure):
 
 
 def test_d_ece_equals_netcal(measure):
-    ece = pytest.importorskip("netcal.metrics").ECE
+    reason = "netcal is not installed; it brings 17 more packages (pyro, gpytorch, tensorboard), so no extra has it"
+    ece = pytest.importorskip("netcal.metrics", reason=reason).ECE
     values, collector, _ = measure(random_scene(9, images=40, crowds=False))
     rows = collector.detections.rows
     rows = rows[rows["score"] >= 0.05]

@@ -97,7 +97,7 @@ class _Page(HTMLParser):
         if tag in ("script", "link", "iframe"):
             self.links.append(tag)
         self.links += [v for k, v in attrs.items() if k in ("href", "src") and not str(v).startswith("data:")]
-        if tag not in ("img", "meta", "br"):
+        if tag not in ("img", "meta", "br", "input"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -126,7 +126,7 @@ def test_names_of_classes_and_files_are_escaped(written, tmp_path):
 
     report = json.loads((written / "report.json").read_text())
     report["models"][0]["classes"]["<b>"] = report["models"][0]["classes"].pop("box")
-    page = html.render(report, ["<i>", "b"], {}, "<script>")
+    page = html.render(report, ["<i>", "b"], [], "<script>")
     assert "<script>" not in page
     assert "<b>" not in page.replace("<b>–", "").split("By size and class")[1].split("The data")[0]
 
@@ -154,7 +154,7 @@ def test_errors_give_exit_code_2_and_no_folder(tmp_path, checkpoint, dataset):
 
 
 def test_numbers_are_written_before_pictures_are_drawn(tmp_path, checkpoint, dataset, monkeypatch):
-    monkeypatch.setattr(command, "draw", lambda *_: 1 / 0)
+    monkeypatch.setattr(command.pictures, "draw", lambda *_: 1 / 0)
     args = {"model": checkpoint, "data": str(dataset), "imgsz": 96, "resamples": 0, "out": str(tmp_path / "out")}
     with pytest.raises(ZeroDivisionError):
         main({**args, "verbose": False})
@@ -277,7 +277,9 @@ def test_curves_read_padded_names_and_refuse_other_files(tmp_path):
     lines = plot_curves({"a": run, "b": run}).axes[0].lines
     assert [line.get_ydata().tolist() for line in lines] == [[2, 1], [2.5, 1.5]] * 2
     (tmp_path / "results.csv").write_text("epoch,loss\n1,2\n")
-    with pytest.raises(ValueError, match="train/cls_loss"):
+    with pytest.raises(
+        ValueError, match="without the columns train/cls_loss, val/cls_loss; it begins with epoch, loss"
+    ):
         read_results(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"results\.csv"):
         read_results(tmp_path / "none")
@@ -289,6 +291,6 @@ def test_a_crowded_scene_goes_through_every_number(measure):
     for name, value in values.items():
         assert not np.isinf(value).any(), name
         if name not in ("rank", "gap", "spearman", "pearson", "spearman_kept", "pearson_kept", "loss_alignment",
-                        "loss_scores", "loss_boxes"):  # fmt: skip
+                        "loss_scores", "loss_boxes", "loss_classes"):  # fmt: skip
             assert np.nanmin(value) >= 0, name
             assert np.nanmax(value) <= 1, name

@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
-from ultralytics.utils import TQDM
+from ultralytics.utils import LOGGER, TQDM
 
 from .gallery import Finding, Gallery, Suspect
 from .match import SIZES, Candidates, Matches, candidates, match, own, pairwise_iou, suppress
@@ -207,16 +207,19 @@ def collect(source: Source, detectors: list[Detector], settings: Settings, progr
     gallery = Gallery(len(detectors), settings.examples)
     labels: Counter[str] = Counter()
     class_objects: Counter[int] = Counter()
-    bar = TQDM(total=len(source), desc="align", disable=not progress)
-    for group in batches(source, first.imgsz, first.stride, first.rect, settings.batch):
-        samples, images, frames = (list(part) for part in zip(*group, strict=True))
-        raws = [d(images, frames) for d in detectors]
-        for i, sample in enumerate(samples):
-            check_labels(sample, frames[i], labels)
-            class_objects.update(sample.objects.labels[~sample.objects.ignore].tolist())
-            gallery.offer(sample, [c.add(sample, r[i]) for c, r in zip(collectors, raws, strict=True)])
-        bar.update(len(samples))
-    bar.close()
+    with TQDM(total=len(source), desc="align", disable=not progress) as bar:
+        for group in batches(source, first.imgsz, first.stride, first.rect, settings.batch):
+            samples, images, frames = (list(part) for part in zip(*group, strict=True))
+            raws = [d(images, frames) for d in detectors]
+            for i, sample in enumerate(samples):
+                check_labels(sample, frames[i], labels)
+                class_objects.update(sample.objects.labels[~sample.objects.ignore].tolist())
+                gallery.offer(sample, [c.add(sample, r[i]) for c, r in zip(collectors, raws, strict=True)])
+            bar.update(len(samples))
+    left_out = source.counts["corrupt_images"] + source.counts["corrupt_labels"]
+    if left_out and source.counts["images_read"]:
+        more = f"; and {left_out - 5} more, see the report" if left_out > 5 else ""
+        LOGGER.warning(f"{left_out} images are left out: {'; '.join(source.problems[:5])}{more}")
     if not source.counts["images_read"]:
         raise ValueError("expected at least one readable image, got none: " + "; ".join(source.problems[:3]))
     return Collection(collectors, gallery, source, labels, class_objects)

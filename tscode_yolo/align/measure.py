@@ -136,6 +136,8 @@ class Measurer:
         for part in ("scores", "boxes", "unseen"):
             out[f"loss_{part}"] = np.stack([row[part] for row in split])  # type: ignore[arg-type]
         out["loss_alignment"] = out["ap_aligned"] - out["ap"]
+        agreement = np.minimum(np.maximum(out["loss_alignment"], 0), np.maximum(out["loss_scores"], 0))
+        out["loss_classes"] = out["loss_scores"] - agreement
         return out
 
     def _spread(self, per_class: np.ndarray) -> np.ndarray:

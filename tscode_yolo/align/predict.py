@@ -133,10 +133,16 @@ class Detector:
             ) from None
         net = host.model
         head = net.model[-1] if isinstance(net, nn.Module) and hasattr(net, "model") else None
-        if host.task != "detect" or not isinstance(head, Detect):
+        if head is not None and host.task != "detect":  # their heads are Detects too
             raise TypeError(
-                f"expected a detection model with a Detect head (a .pt of task 'detect'), got task {host.task!r} with "
-                f"{type(head).__name__}; RT-DETR and exported formats have no anchor points to look at"
+                f"model={model}: expected a detection model, got one of the task {host.task!r} with a "
+                f"{type(head).__name__} head; align looks at boxes and their classes"
+            )
+        if not isinstance(head, Detect):
+            got = f"a {type(head).__name__} head" if head is not None else "no PyTorch model"
+            raise TypeError(
+                f"model={model}: expected a detection model with a Detect head (a .pt of the task 'detect'), got {got}; "
+                "RT-DETR and exported formats have no anchor points to look at"
             )
         self.name: str = str(getattr(host, "ckpt_path", None) or (model if isinstance(model, str) else "model"))
         self.device: torch.device = select_device(device, verbose=False)

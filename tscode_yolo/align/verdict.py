@@ -28,7 +28,7 @@ def shares(overall: dict[str, dict[str, float | None]]) -> dict[str, float]:
     def get(name: str) -> float:
         return float(overall[name]["value"] or 0.0)
 
-    agreement = min(max(get("loss_alignment"), 0.0), max(get("loss_scores"), 0.0))
+    agreement = min(max(get("loss_alignment"), 0.0), max(get("loss_scores"), 0.0))  # as in Measurer's "loss_classes"
     return {
         "agreement": agreement,
         "boxes": get("loss_boxes"),
