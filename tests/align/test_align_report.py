@@ -153,6 +153,61 @@ def test_errors_give_exit_code_2_and_no_folder(tmp_path, checkpoint, dataset):
     assert not out.exists()
 
 
+def _stop(*_, **__):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("where", ["collect", "build", "pictures"])
+def test_a_stopped_run_leaves_no_half_written_report(tmp_path, checkpoint, dataset, monkeypatch, caplog, where):
+    """One line, exit code 130; before the numbers nothing is touched; after them no old page stays."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "report.html").write_text("of a run before")
+    (out / "maps-1.png").write_bytes(b"of a run before")
+    place = (command.pictures.figures, "plot_ranks") if where == "pictures" else (command, where)
+    monkeypatch.setattr(*place, _stop)
+    args = {"model": checkpoint, "data": str(dataset), "imgsz": 96, "resamples": 0, "out": str(out), "verbose": False}
+    assert main(args) == 130
+    told = [r.message for r in caplog.records if "stopped" in r.message]
+    assert len(told) == 1
+    assert "\n" not in told[0]
+    names = sorted(p.name for p in out.iterdir())
+    if where == "pictures":
+        assert names == ["report.json"]
+        assert json.loads((out / "report.json").read_text())["headline"]
+        assert "the numbers are complete in" in told[0]
+    else:
+        assert names == ["maps-1.png", "report.html"]
+        assert "nothing was written" in told[0]
+
+
+def test_progress_is_shown_for_each_part(tmp_path, checkpoint, dataset, capsys):
+    args = {"model": checkpoint, "data": str(dataset), "imgsz": 96, "resamples": 20, "examples": 1, "cam": 0}
+    assert main({**args, "out": str(tmp_path / "out")}) == 0
+    told = "".join(capsys.readouterr())
+    for part in ("align: 100%", "intervals: 100%", "pictures: 100%"):
+        assert part in told, part
+
+
+def test_left_out_images_are_counted_and_named(written):
+    report = json.loads((written / "report.json").read_text())
+    assert report["data"]["problems"] == ["val/0000.png: cannot be decoded as an image"]
+    assert "val/0000.png: cannot be decoded" in (written / "report.html").read_text()
+
+
+def test_every_number_of_the_page_has_its_interval(written):
+    """No value without bounds where it has them in the JSON: key numbers, loss and TIDE bars, both tables."""
+    report = json.loads((written / "report.json").read_text())
+    text = (written / "report.html").read_text()
+    for name in ("tide_background", "loss_boxes", "loss_classes", "olrp", "spearman_kept", "d_ece"):
+        cell = report["models"][0]["overall"][name]
+        low, high = number(name, cell["low"]).removesuffix(" %"), number(name, cell["high"])
+        assert f"{low} to {high}" in text, name
+    for cells in report["models"][0]["classes"].values():  # a size may be in too few images for an interval
+        for name, cell in cells.items():
+            assert (cell["value"] is None) == (cell["low"] is None), name
+
+
 def test_numbers_are_written_before_pictures_are_drawn(tmp_path, checkpoint, dataset, monkeypatch):
     monkeypatch.setattr(command.pictures, "draw", lambda *_: 1 / 0)
     args = {"model": checkpoint, "data": str(dataset), "imgsz": 96, "resamples": 0, "out": str(tmp_path / "out")}
@@ -276,6 +331,19 @@ def test_curves_read_padded_names_and_refuse_other_files(tmp_path):
     assert run == {"epoch": [1, 2], "train/cls_loss": [2, 1], "val/cls_loss": [2.5, 1.5]}
     lines = plot_curves({"a": run, "b": run}).axes[0].lines
     assert [line.get_ydata().tolist() for line in lines] == [[2, 1], [2.5, 1.5]] * 2
+    for content, message in (
+        (CSV.replace("1.5", ""), r"results\.csv:3: expected a number in val/cls_loss, got 'nothing'"),
+        (CSV.replace("1.5", "x"), r"results\.csv:3: expected a number in val/cls_loss, got 'x'"),
+        (CSV.replace(",1.5", ""), r"results\.csv:3: expected a number in val/cls_loss"),
+        ("", "at least one epoch"),
+        ("\0\0", r"results\.csv"),
+    ):
+        (tmp_path / "results.csv").write_text(content)
+        with pytest.raises(ValueError, match=message):
+            read_results(tmp_path)
+    (tmp_path / "results.csv").write_bytes(b"epoch,\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"results\.csv, which is no CSV text"):
+        read_results(tmp_path)
     (tmp_path / "results.csv").write_text("epoch,loss\n1,2\n")
     with pytest.raises(
         ValueError, match="without the columns train/cls_loss, val/cls_loss; it begins with epoch, loss"

@@ -40,6 +40,32 @@ def test_a_bad_row_is_named_with_file_and_line(tmp_path, text, message):
         read_label_file(file, 10, 10, 2)
 
 
+def test_a_label_file_of_another_encoding_is_named(tmp_path):
+    data = draw_dataset(tmp_path / "set", 2)
+    (tmp_path / "set" / "labels" / "val" / "0001.txt").write_bytes("0 0.5 0.5 0.1 0.1 é".encode("latin-1"))
+    source = open_source(str(data), NAMES)
+    assert len(list(source)) == 1
+    assert source.problems == ["val/0001.txt: expected text in UTF-8, got the byte 0xe9"]
+    assert source.counts["corrupt_labels"] == 1
+
+
+def test_more_problems_than_are_named_are_counted(tmp_path):
+    data = draw_dataset(tmp_path / "set", 23)
+    for image in sorted((tmp_path / "set" / "images" / "val").iterdir())[1:]:
+        image.write_bytes(b"")
+    source = open_source(str(data), NAMES)
+    assert len(list(source)) == 1
+    assert (source.counts["corrupt_images"], len(source.problems), source.unlisted) == (22, 20, 2)
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (40, 60, 4), (16, 900, 3)])
+def test_grey_transparent_and_very_wide_images_are_read(tmp_path, shape):
+    data = draw_dataset(tmp_path / "set", 1)
+    cv2.imwrite(str(tmp_path / "set" / "images" / "val" / "0000.png"), np.full(shape, 70, np.uint8))
+    (sample,) = open_source(str(data), NAMES)
+    assert sample.image.shape == (*shape[:2], 3)
+
+
 def test_what_cannot_be_read_is_counted_and_left_out(tmp_path):
     data = draw_dataset(tmp_path / "set", 5)
     images, labels = tmp_path / "set" / "images" / "val", tmp_path / "set" / "labels" / "val"

@@ -117,7 +117,7 @@ def draw_example(example: Example, models: list[str], names: dict[int, str]) -> 
     x1, y1, x2, y2 = crop_window(image.shape[:2], np.concatenate(boxes))
     aspect = min(max((y2 - y1) / (x2 - x1), 0.4), 1.6)
     lines = max(len(v.top) + 1 + (v.winner is not None and not _shows_winner(v)) for v in example.views)
-    figure = Figure(figsize=(9, (4.5 * aspect + 0.4 + 0.24 * lines) * len(models)), dpi=110, layout="constrained")
+    figure = Figure(figsize=(9, (4.5 * aspect + 0.4 + 0.24 * lines) * len(models)), dpi=100, layout="constrained")
     grid = figure.subplots(len(models), 2, squeeze=False)
     for row, name, view in zip(grid, models, example.views, strict=True):
         for axes, title in zip(row, ("before NMS", "after NMS"), strict=True):

@@ -95,7 +95,9 @@ def key_table(report: dict[str, Any], names: list[str]) -> str:
 
 def _bounds(name: str, cell: Cell) -> str:
     low, high = cell["low"], cell["high"]
-    return "" if low is None or high is None else f"{number(name, low)} to {number(name, high)}"
+    if low is None or high is None:
+        return ""
+    return f"{number(name, low).removesuffix(' %')} to {number(name, high)}"
 
 
 def _bars(rows: list[tuple[str, str, float, str, str]], scale: float) -> str:

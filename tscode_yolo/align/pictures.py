@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from .collect import Collection, Collector
 from .gallery import Example, View
 
 GROUPS = ("plots", "examples", "maps", "suspects", "curves")
-QUALITY = 80  # of the JPEGs; photographs are a tenth the size of the PNG beside the page
+QUALITY = 72  # of the JPEGs; photographs are a tenth the size of the PNG beside the page
 Drawing = tuple[str, Figure]  # caption and figure
 Plan = tuple[str, Callable[[], Drawing | None]]  # group, and what draws it
 
@@ -128,7 +129,9 @@ def draw(plans: list[Plan], progress: bool = True) -> Iterator[tuple[str, Pictur
     """
     with TQDM(total=len(plans), desc="pictures", disable=not progress) as bar:
         for group, make in plans:
-            with matplotlib.rc_context({"text.parse_math": False}):  # names may hold a dollar sign
+            # Names may hold a dollar sign, and letters that the font lacks; the captions of the page have those.
+            with matplotlib.rc_context({"text.parse_math": False}), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
                 drawing = make()
                 picture = finish(*drawing) if drawing else None
             bar.update(1)

@@ -141,8 +141,8 @@ class Detector:
         if not isinstance(head, Detect):
             got = f"a {type(head).__name__} head" if head is not None else "no PyTorch model"
             raise TypeError(
-                f"model={model}: expected a detection model with a Detect head (a .pt of the task 'detect'), got {got}; "
-                "RT-DETR and exported formats have no anchor points to look at"
+                f"model={model}: expected a detection model with a Detect head (a .pt of the task 'detect'), "
+                f"got {got}; RT-DETR and exported formats have no anchor points to look at"
             )
         self.name: str = str(getattr(host, "ckpt_path", None) or (model if isinstance(model, str) else "model"))
         self.device: torch.device = select_device(device, verbose=False)
