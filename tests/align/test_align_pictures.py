@@ -39,7 +39,7 @@ DETS = [
     ([100, 100, 170, 200], 0, 0.5),  # IoU 0.7
     ([100, 100, 108, 200], 0, 0.99),  # IoU 0.08: not about the object
     ([205, 100, 295, 200], 0, 0.95),  # the neighbour's
-    ([100, 100, 200, 200], 1, 0.97),  # another class
+    ([100, 100, 200, 190], 1, 0.97),  # another class: a candidate too, at its score of 0 for this one
 ]
 
 

@@ -203,9 +203,10 @@ def test_every_number_of_the_page_has_its_interval(written):
         cell = report["models"][0]["overall"][name]
         low, high = number(name, cell["low"]).removesuffix(" %"), number(name, cell["high"])
         assert f"{low} to {high}" in text, name
-    for cells in report["models"][0]["classes"].values():  # a size may be in too few images for an interval
+    for cells in report["models"][0]["classes"].values():
         for name, cell in cells.items():
-            assert (cell["value"] is None) == (cell["low"] is None), name
+            if name.startswith(("ap", "loss", "tide", "d_ece", "la_ece")):
+                assert None not in (cell["value"], cell["low"], cell["high"]), name
 
 
 def test_numbers_are_written_before_pictures_are_drawn(tmp_path, checkpoint, dataset, monkeypatch):

@@ -244,7 +244,7 @@ def main(args: dict[str, Any]) -> int:
         LOGGER.error(f"tscode align: {error}")
         return 2
     except KeyboardInterrupt as stop:
-        LOGGER.error(f"tscode align: stopped; {stop or 'nothing was written'}")
+        LOGGER.error(f"tscode align: stopped; {str(stop) or 'nothing was written'}")
         return 130
     if parsed.verbose:
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
