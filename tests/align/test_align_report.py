@@ -7,6 +7,7 @@ import json
 import re
 from html.parser import HTMLParser
 
+import cv2
 import numpy as np
 import pytest
 
@@ -136,7 +137,8 @@ def test_names_of_classes_and_files_are_escaped(written, tmp_path):
     [({"data": "d"}, "model="), ({"model": "m"}, "data="), ({"model": "m", "data": "d", "basline": "x"}, "baseline"),
      ({"model": "m", "data": "d", "conf": 2}, "conf from 0 to 1"), ({"model": "m", "data": "d", "imgsz": "x"}, "imgsz"),
      ({"model": "m", "data": "d", "limit": 0}, "limit"), ({"model": "m", "data": "d", "cam": -1}, "cam"),
-     ({"model": "m", "data": "d", "baseline_results": "r"}, "results=")],
+     ({"model": "m", "data": "d", "baseline_results": "r"}, "results="),
+     ({"model": 5, "data": "d"}, "model to be a path"), ({"model": "m", "data": "d", "split": 3}, "split to be a")],
 )  # fmt: skip
 def test_bad_keys_and_values_are_explained(args, message):
     with pytest.raises(ValueError, match=message):
@@ -309,9 +311,75 @@ def _overall(**values):
      ({"ap": 1.0}, "no loss")],
 )  # fmt: skip
 def test_the_headline_names_the_larger_cause(values, word):
-    report = {"models": [{"overall": _overall(**values)}]}
+    report = {"models": [{"overall": _overall(**values), "counts": {"detections": 9}}]}
     assert word in headline(report)
     assert sum(shares(report["models"][0]["overall"]).values()) == pytest.approx(1 - values["ap"])
+
+
+def test_a_model_that_detects_nothing_is_not_blamed_on_the_data():
+    model = {"overall": _overall(ap=0.0, loss_unseen=1.0), "counts": {"detections": 0}}
+    assert headline({"models": [model], "settings": {"conf": 0.5}}) == (
+        "The model detects nothing: no box scores above conf=0.5."
+    )
+
+
+HOSTILE = 'é 细胞 <b>&amp; "q" $x_^$ #%'
+
+
+def _hostile(root, case):
+    """A small data set with something odd; returns its YAML and further keys."""
+    data = draw_dataset(root, 3)
+    labels = sorted((root / "labels" / "val").iterdir())
+    if case == "one image":
+        return data, {"limit": 1}
+    if case == "no predictions":
+        return data, {"conf": 1.0}
+    if case == "no objects":
+        for file in labels:
+            file.write_text("")
+    if case == "one class without objects":
+        for file in labels:
+            file.write_text(file.read_text().splitlines()[0])
+    if case == "names":
+        for i in range(3):
+            for part, ending in (("images", "png"), ("labels", "txt")):
+                file = root / part / "val" / f"000{i}.{ending}"
+                file.rename(file.with_name(f"{i} {HOSTILE}.{ending}"))
+        data.write_text(f"train: images/val\nval: images/val\nnames: {json.dumps([HOSTILE, 'disc'])}\n")
+    if case == "shapes":
+        for i, shape in enumerate([(8, 1200, 3), (700, 3), (1, 1, 3)]):  # very wide, thin and grey, one pixel
+            cv2.imwrite(str(root / "images" / "val" / f"000{i}.png"), np.full(shape, 90, np.uint8))
+    if case == "crowds":
+        rows = [{"image_id": i, "category_id": 1, "bbox": [0, 0, 60, 60], "iscrowd": 1} for i in range(3)]
+        rows.append({"image_id": 0, "category_id": 2, "bbox": [5, 5, 30, 30]})
+        images = [{"id": i, "file_name": f"000{i}.png"} for i in range(3)]
+        categories = [{"id": 1, "name": "box"}, {"id": 2, "name": "disc"}]
+        (root / "i.json").write_text(json.dumps({"images": images, "annotations": rows, "categories": categories}))
+        return root / "i.json", {"images": str(root / "images" / "val")}
+    return data, {}
+
+
+@pytest.mark.parametrize(
+    "case",
+    ["one image", "no predictions", "no objects", "one class without objects", "names", "shapes", "crowds"],
+)
+def test_odd_data_sets_give_a_whole_report(tmp_path, checkpoint, case):
+    data, keys = _hostile(tmp_path / "set", case)
+    out = tmp_path / "out"
+    args = {"model": checkpoint, "data": str(data), "imgsz": 96, "resamples": 20, "examples": 1, "cam": 1, **keys}
+    assert main({**args, "out": str(out), "verbose": False}) == 0
+    text = (out / "report.html").read_text()
+    page = _Page()
+    page.feed(text)
+    assert (page.open, page.links) == ([], [])
+    words = re.sub(r'="[^"]*"', "", text.split("How this was made")[0])
+    assert not re.search(r"\b(nan|None|inf)\b", words)
+    report = json.loads((out / "report.json").read_text())
+    assert any("too little to tell" in line for line in report["findings"])
+    if case == "names":
+        assert "<b>&amp;" not in text.replace("<b>–", "")
+    if case == "crowds":
+        assert (report["data"]["crowd_regions"], report["data"]["objects"]) == (3, 1)
 
 
 def test_findings_repeat_the_numbers(written):

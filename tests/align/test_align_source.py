@@ -160,6 +160,33 @@ def test_a_coco_box_that_is_none_is_named(tmp_path, box):
         CocoFile(file, NAMES)
 
 
+@pytest.mark.parametrize(
+    ("part", "entry", "message"),
+    [("annotations", {"image_id": 11, "bbox": [1, 1, 2, 2]}, r"annotations\[0\]: expected image_id, category_id"),
+     ("annotations", {"category_id": 7, "bbox": [1, 1, 2, 2]}, "got none of image_id"),
+     ("annotations", {"image_id": 11, "category_id": 7, "bbox": ["a", 1, 2, 2]}, "expected bbox"),
+     ("annotations", {"image_id": 11, "category_id": 7, "bbox": [1, 1, -2, 2]}, "expected bbox"),
+     ("annotations", {"image_id": 11, "category_id": 7, "bbox": [1, 1, 2, 2], "area": "x"}, "a number as area"),
+     ("images", {"id": 3}, r"images\[0\]: expected id, file_name, got none of file_name"),
+     ("categories", "box", r"categories\[0\]: expected id")],
+)  # fmt: skip
+def test_a_coco_file_with_a_part_missing_names_it(tmp_path, part, entry, message):
+    file = _coco(tmp_path)
+    content = json.loads(file.read_text())
+    content[part] = [entry]
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=message):
+        CocoFile(file, NAMES)
+
+
+def test_an_area_of_null_is_the_boxs(tmp_path):
+    file = _coco(tmp_path)
+    content = json.loads(file.read_text())
+    content["annotations"] = [{"image_id": 11, "category_id": 7, "bbox": [1, 2, 30, 40], "area": None}]
+    file.write_text(json.dumps(content))
+    assert CocoFile(file, NAMES)(tmp_path / "0000.png", 96, 96).areas.tolist() == [1200]
+
+
 def test_class_names_of_model_and_data_are_compared(tmp_path, dataset, caplog):
     with pytest.raises(ValueError, match="expected the classes in the model's order"):
         open_source(str(dataset), {0: NAMES[1], 1: NAMES[0]})
@@ -180,6 +207,12 @@ def test_errors_say_what_was_expected(tmp_path, dataset):
     file.write_text("{")
     with pytest.raises(ValueError, match=r"other\.json: expected a COCO instances file, got no JSON"):
         CocoFile(file, NAMES)
+    file.write_text("null")
+    with pytest.raises(ValueError, match="expected a COCO instances file, got a NoneType"):
+        CocoFile(file, NAMES)
+    (tmp_path / "noval.yaml").write_text("train: images\nnames: [box, disc]\n")
+    with pytest.raises(ValueError, match="'val:' key missing"):
+        open_source(str(tmp_path / "noval.yaml"), NAMES)
     file.write_text('{"images": [], "categories": []}')
     with pytest.raises(ValueError, match="without annotations"):
         CocoFile(file, NAMES)

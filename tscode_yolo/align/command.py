@@ -23,6 +23,8 @@ from .report import build
 from .source import open_source
 from .verdict import findings, headline
 
+PATHS = ("model", "data", "baseline", "split", "annotations", "images", "results", "baseline_results", "out")
+
 
 @dataclass(frozen=True)
 class AlignArgs:
@@ -105,7 +107,13 @@ class AlignArgs:
                 f"expected {' and '.join(f'{k}=...' for k in missing)}, got none; "
                 "for example: tscode align model=best.pt data=data.yaml"
             )
-        typed: dict[str, Any] = {k: str(v) if k == "device" else v for k, v in args.items()}  # device=0 is a name
+        for key in PATHS:
+            if not isinstance(args.get(key), str | Path | None):
+                raise ValueError(f"expected {key} to be a path or a name, got {args[key]!r}")
+        typed: dict[str, Any] = {
+            k: str(v) if k == "device" or isinstance(v, Path) else v  # device=0 is a name
+            for k, v in args.items()
+        }
         found = cls(**typed)
         found._check()
         return found

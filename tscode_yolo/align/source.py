@@ -156,7 +156,10 @@ def open_source(
         reader: Callable[[Path, int, int], Objects | None] = CocoFile(Path(data), names)
         paths = list_images(images)
     else:
-        spec = check_det_dataset(str(data))
+        try:
+            spec = check_det_dataset(str(data))
+        except SyntaxError as error:  # the host's word for a YAML without val or names
+            raise ValueError(f"data={data}: {error}") from None
         if not spec.get(split):
             raise ValueError(
                 f"expected a part named {split!r} in {data}, got {sorted(set(spec) & {'train', 'val', 'test'})}"
