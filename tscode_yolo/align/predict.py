@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -131,6 +132,9 @@ class Detector:
             raise ValueError(
                 f"model={model}: expected a checkpoint or a model YAML, got a file without {error}"
             ) from None
+        except (EOFError, RuntimeError, pickle.UnpicklingError) as error:  # an older host lets torch speak
+            reason = str(error).split("\n")[0]
+            raise ValueError(f"model={model}: expected a checkpoint, got a file torch cannot read ({reason})") from None
         net = host.model
         head = net.model[-1] if isinstance(net, nn.Module) and hasattr(net, "model") else None
         if head is not None and host.task != "detect":  # their heads are Detects too
