@@ -195,6 +195,16 @@ def section(title: str, intro: str, *content: str) -> str:
     return f"<section><h2>{title}</h2><p>{intro}</p>{inside}</section>" if inside else ""
 
 
+def _foot(report: dict[str, Any]) -> str:
+    """What the numbers mean, and how they were made, folded away."""
+    meaning = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in DEFINITIONS.items())
+    settings = ", ".join(f"{k}={v}" for k, v in {**report["settings"], **report["versions"]}.items())
+    return (
+        f"<section><details><summary>What the numbers mean</summary><dl>{meaning}</dl></details>"
+        f"<details><summary>How this was made</summary><p>{escape(settings)}</p></details></section>"
+    )
+
+
 def render(report: dict[str, Any], names: list[str], pictures: list[tuple[str, Picture]], title: str) -> str:
     """Build the page.
 
@@ -213,8 +223,6 @@ def render(report: dict[str, Any], names: list[str], pictures: list[tuple[str, P
         return f'<div class="gallery {kind}">{inside}</div>' if inside else ""
 
     said = "".join(f"<li>{escape(s)}</li>" for s in findings(report))
-    meaning = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in DEFINITIONS.items())
-    settings = ", ".join(f"{k}={v}" for k, v in {**report["settings"], **report["versions"]}.items())
     parts = [
         f"<header><p class=kicker>tscode align</p><h1>{escape(headline(report))}</h1><p>{escape(title)}</p></header>",
         f"<section><ul class=said>{said}</ul></section>",
@@ -245,8 +253,7 @@ def render(report: dict[str, Any], names: list[str], pictures: list[tuple[str, P
         section("Classification loss", "The paper's Figure 5, from results.csv.", gallery("curves", "two")),
         section("By size and class", SIZES_INTRO, strata_tables(report, names)),
         section("The data", "What was read.", data_table(report)),
-        f"<section><details><summary>What the numbers mean</summary><dl>{meaning}</dl></details>"
-        f"<details><summary>How this was made</summary><p>{escape(settings)}</p></details></section>",
+        _foot(report),
     ]
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
