@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html.parser import HTMLParser
 from pathlib import Path
 
 import cv2
@@ -51,3 +52,24 @@ def draw_dataset(root: Path, count: int, seed: int = 0, size: int = 96) -> Path:
         (root / "labels" / "val" / f"{n:04d}.txt").write_text("\n".join(rows) + "\n")
     (root / "data.yaml").write_text("train: images/val\nval: images/val\nnames:\n  0: box\n  1: disc\n")
     return root / "data.yaml"
+
+
+class Page(HTMLParser):
+    """Reads a page: what stays open, its pictures, and whatever it would fetch from elsewhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.images, self.links = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        if tag == "img":
+            self.images.append(attrs)
+        if tag in ("script", "link", "iframe"):
+            self.links.append(tag)
+        self.links += [v for k, v in attrs.items() if k in ("href", "src") and not str(v).startswith("data:")]
+        if tag not in ("img", "meta", "br", "input"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag

@@ -12,6 +12,7 @@ from ultralytics import YOLO
 from ultralytics.models.yolo.detect import DetectionValidator
 from ultralytics.nn.modules.head import Detect
 
+from tscode_yolo.align import main
 from tscode_yolo.align.cam import BRANCHES, NoGradient, branch_maps
 from tscode_yolo.align.collect import Settings, collect
 from tscode_yolo.align.match import candidates, suppress
@@ -74,9 +75,23 @@ def test_the_users_model_is_left_alone():
     assert all(p.requires_grad for n, p in host.model.named_parameters() if "dfl" not in n)
 
 
-def test_wrong_models_are_refused_with_a_reason():
-    with pytest.raises(TypeError, match="expected a detection model"):
-        Detector(YOLO("yolo11n-seg.yaml", verbose=False))
+@pytest.mark.parametrize(("name", "task"), [("seg", "segment"), ("pose", "pose"), ("cls", "classify"), ("obb", "obb")])
+def test_models_of_other_tasks_are_refused_by_name(name, task):
+    with pytest.raises(TypeError, match=f"expected a detection model, got one of the task '{task}'"):
+        Detector(YOLO(f"yolo11n-{name}.yaml", verbose=False))
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", None])
+def test_files_that_are_no_checkpoint_give_one_clear_error(tmp_path, dataset, content, caplog):
+    """An empty file, junk, and a file that torch reads but that holds no model: exit code 2 and a line."""
+    file = tmp_path / "a.pt"
+    torch.save({"model": torch.nn.Linear(2, 2)}, file) if content is None else file.write_bytes(content)
+    assert main({"model": str(file), "data": str(dataset), "out": str(tmp_path / "out")}) == 2
+    assert "tscode align: " in caplog.text
+    assert "a.pt" in caplog.text
+
+
+def test_a_branch_that_is_not_there_is_refused():
     with pytest.raises(TypeError, match="one-to-one branch"):
         Detector(YOLO("yolo11n.yaml", verbose=False), end2end=True)
 

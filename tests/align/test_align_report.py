@@ -5,26 +5,23 @@ from __future__ import annotations
 import base64
 import json
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from scipy.stats import bootstrap as scipy_bootstrap
 
 from tscode_yolo.align import AlignArgs, command, main
 from tscode_yolo.align.collect import Settings, collect
 from tscode_yolo.align.command import short_names
 from tscode_yolo.align.curves import measured, plot_curves, read_results
 from tscode_yolo.align.html import number
-from tscode_yolo.align.measure import Measurer, resamples
+from tscode_yolo.align.measure import Measurer
 from tscode_yolo.align.predict import Detector
-from tscode_yolo.align.report import interval
 from tscode_yolo.align.source import open_source
 from tscode_yolo.align.tide import Kind
 from tscode_yolo.align.verdict import findings, headline, shares
 
 from .align_oracles import random_scene
-from .align_scenes import draw_dataset
+from .align_scenes import Page, draw_dataset
 
 CSV = "epoch, train/cls_loss, val/cls_loss\n1,2.0,2.5\n2,1.0,1.5\n"
 
@@ -87,28 +84,9 @@ def test_a_model_differs_in_nothing_from_itself(written):
         assert cell["high"] in (0, None)
 
 
-class _Page(HTMLParser):
-    def __init__(self):
-        super().__init__()
-        self.open, self.images, self.links = [], [], []
-
-    def handle_starttag(self, tag, attrs):
-        attrs = dict(attrs)
-        if tag == "img":
-            self.images.append(attrs)
-        if tag in ("script", "link", "iframe"):
-            self.links.append(tag)
-        self.links += [v for k, v in attrs.items() if k in ("href", "src") and not str(v).startswith("data:")]
-        if tag not in ("img", "meta", "br"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-
 def test_the_page_stands_alone_and_closes_what_it_opens(written):
     text = (written / "report.html").read_text()
-    page = _Page()
+    page = Page()
     page.feed(text)
     assert page.open == []
     assert page.links == []
@@ -128,7 +106,7 @@ def test_names_of_classes_and_files_are_escaped(written, tmp_path):
 
     report = json.loads((written / "report.json").read_text())
     report["models"][0]["classes"]["<b>"] = report["models"][0]["classes"].pop("box")
-    page = html.render(report, ["<i>", "b"], {}, "<script>")
+    page = html.render(report, ["<i>", "b"], [], "<script>")
     assert "<script>" not in page
     assert "<b>" not in page.replace("<b>–", "").split("By size and class")[1].split("The data")[0]
 
@@ -138,7 +116,8 @@ def test_names_of_classes_and_files_are_escaped(written, tmp_path):
     [({"data": "d"}, "model="), ({"model": "m"}, "data="), ({"model": "m", "data": "d", "basline": "x"}, "baseline"),
      ({"model": "m", "data": "d", "conf": 2}, "conf from 0 to 1"), ({"model": "m", "data": "d", "imgsz": "x"}, "imgsz"),
      ({"model": "m", "data": "d", "limit": 0}, "limit"), ({"model": "m", "data": "d", "cam": -1}, "cam"),
-     ({"model": "m", "data": "d", "baseline_results": "r"}, "results=")],
+     ({"model": "m", "data": "d", "baseline_results": "r"}, "results="),
+     ({"model": 5, "data": "d"}, "model to be a path"), ({"model": "m", "data": "d", "split": 3}, "split to be a")],
 )  # fmt: skip
 def test_bad_keys_and_values_are_explained(args, message):
     with pytest.raises(ValueError, match=message):
@@ -155,8 +134,28 @@ def test_errors_give_exit_code_2_and_no_folder(tmp_path, checkpoint, dataset):
     assert not out.exists()
 
 
+def test_left_out_images_are_counted_and_named(written):
+    report = json.loads((written / "report.json").read_text())
+    assert report["data"]["problems"] == ["val/0000.png: cannot be decoded as an image"]
+    assert "val/0000.png: cannot be decoded" in (written / "report.html").read_text()
+
+
+def test_every_number_of_the_page_has_its_interval(written):
+    """No value without bounds where it has them in the JSON: key numbers, loss and TIDE bars, both tables."""
+    report = json.loads((written / "report.json").read_text())
+    text = (written / "report.html").read_text()
+    for name in ("tide_background", "loss_boxes", "loss_classes", "olrp", "spearman_kept", "d_ece"):
+        cell = report["models"][0]["overall"][name]
+        low, high = number(name, cell["low"]).removesuffix(" %"), number(name, cell["high"])
+        assert f"{low} to {high}" in text, name
+    for cells in report["models"][0]["classes"].values():
+        for name, cell in cells.items():
+            if name.startswith(("ap", "loss", "tide", "d_ece", "la_ece")):
+                assert None not in (cell["value"], cell["low"], cell["high"]), name
+
+
 def test_numbers_are_written_before_pictures_are_drawn(tmp_path, checkpoint, dataset, monkeypatch):
-    monkeypatch.setattr(command, "draw", lambda *_: 1 / 0)
+    monkeypatch.setattr(command.pictures, "draw", lambda *_: 1 / 0)
     args = {"model": checkpoint, "data": str(dataset), "imgsz": 96, "resamples": 0, "out": str(tmp_path / "out")}
     with pytest.raises(ZeroDivisionError):
         main({**args, "verbose": False})
@@ -181,42 +180,6 @@ def test_short_names_tell_models_apart():
     assert short_names(["a/x.pt", "b/y.pt"]) == ["x", "y"]
     assert short_names(["r/one/weights/best.pt", "r/two/weights/best.pt"]) == ["one/weights/best", "two/weights/best"]
     assert short_names(["x.pt", "x.pt"]) == ["x (1)", "x (2)"]
-
-
-def test_interval_covers_the_middle_of_symmetric_draws_and_shifts_with_bias():
-    draws = np.linspace(0, 1, 1001)
-    low, high = interval(0.5, draws)
-    assert (low, high) == (pytest.approx(0.025, abs=2e-3), pytest.approx(0.975, abs=2e-3))
-    # Efron 1981: with a share p of the draws below the value, percentiles Phi(2 Phi^-1(p) -+ 1.96); p = 0.3 by table:
-    # Phi^-1(0.3) = -0.5244, so Phi(-3.0088) = 0.0013 and Phi(0.9112) = 0.8189.
-    low, high = interval(0.3, draws)
-    assert (low, high) == (pytest.approx(0.0013, abs=2e-3), pytest.approx(0.8189, abs=2e-3))
-    assert interval(0.5, draws[:10]) is None
-    assert interval(float("nan"), draws) is None
-
-
-def test_intervals_agree_with_scipys_bootstrap_of_a_mean(measure):
-    """Winner gap per image, one object an image: resampling images is resampling values."""
-    rng = np.random.default_rng(0)
-    gts = [{"box": [0.0, 0.0, 100.0, 100.0], "cls": 0, "crowd": False}]
-    widths = rng.uniform(55, 95, 60)
-    scene = [{"gts": gts, "dets": [{"box": [0, 0, 100, 100], "cls": 0, "score": 0.1},
-                                   {"box": [0, 0, w, 100], "cls": 0, "score": 0.9}]} for w in widths]  # fmt: skip
-    values, _, measurer = measure(scene, classes=1)
-    draws = np.concatenate([measurer(w)["gap"][:, 0] for w in resamples(60, 800, 1, step=400)][1:])
-    gaps = 1 - widths / 100
-    assert values["gap"][0] == pytest.approx(gaps.mean(), abs=1e-6)
-    expected = scipy_bootstrap((gaps,), np.mean, method="percentile", rng=2, n_resamples=4000).confidence_interval
-    assert interval(float(values["gap"][0]), draws) == pytest.approx((expected.low, expected.high), abs=6e-3)
-
-
-def test_resamples_begin_with_the_data_and_keep_their_size():
-    parts = list(resamples(7, 12, 3, step=5))
-    assert [p.shape for p in parts] == [(1, 7), (5, 7), (5, 7), (2, 7)]
-    assert (parts[0] == 1).all()
-    assert all((p.sum(1) == 7).all() for p in parts)
-    again = list(resamples(7, 12, 3, step=5))
-    assert all(np.array_equal(a, b) for a, b in zip(parts, again, strict=True))
 
 
 def test_a_set_without_any_object_still_gives_words(measure):
@@ -291,9 +254,16 @@ def _overall(**values):
      ({"ap": 1.0}, "no loss")],
 )  # fmt: skip
 def test_the_headline_names_the_larger_cause(values, word):
-    report = {"models": [{"overall": _overall(**values)}]}
+    report = {"models": [{"overall": _overall(**values), "counts": {"detections": 9}}]}
     assert word in headline(report)
     assert sum(shares(report["models"][0]["overall"]).values()) == pytest.approx(1 - values["ap"])
+
+
+def test_a_model_that_detects_nothing_is_not_blamed_on_the_data():
+    model = {"overall": _overall(ap=0.0, loss_unseen=1.0), "counts": {"detections": 0}}
+    assert headline({"models": [model], "settings": {"conf": 0.5}}) == (
+        "The model detects nothing: no box scores above conf=0.5."
+    )
 
 
 def test_findings_repeat_the_numbers(written):
@@ -314,8 +284,23 @@ def test_curves_read_padded_names_and_refuse_other_files(tmp_path):
     assert run == {"epoch": [1, 2], "train/cls_loss": [2, 1], "val/cls_loss": [2.5, 1.5]}
     lines = plot_curves({"a": run, "b": run}).axes[0].lines
     assert [line.get_ydata().tolist() for line in lines] == [[2, 1], [2.5, 1.5]] * 2
+    for content, message in (
+        (CSV.replace("1.5", ""), r"results\.csv:3: expected a number in val/cls_loss, got 'nothing'"),
+        (CSV.replace("1.5", "x"), r"results\.csv:3: expected a number in val/cls_loss, got 'x'"),
+        (CSV.replace(",1.5", ""), r"results\.csv:3: expected a number in val/cls_loss"),
+        ("", "at least one epoch"),
+        ("\0\0", r"results\.csv"),
+    ):
+        (tmp_path / "results.csv").write_text(content)
+        with pytest.raises(ValueError, match=message):
+            read_results(tmp_path)
+    (tmp_path / "results.csv").write_bytes(b"epoch,\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"results\.csv, which is no CSV text"):
+        read_results(tmp_path)
     (tmp_path / "results.csv").write_text("epoch,loss\n1,2\n")
-    with pytest.raises(ValueError, match="train/cls_loss"):
+    with pytest.raises(
+        ValueError, match="without the columns train/cls_loss, val/cls_loss; it begins with epoch, loss"
+    ):
         read_results(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"results\.csv"):
         read_results(tmp_path / "none")
@@ -327,6 +312,6 @@ def test_a_crowded_scene_goes_through_every_number(measure):
     for name, value in values.items():
         assert not np.isinf(value).any(), name
         if name not in ("rank", "gap", "spearman", "pearson", "spearman_kept", "pearson_kept", "loss_alignment",
-                        "loss_scores", "loss_boxes"):  # fmt: skip
+                        "loss_scores", "loss_boxes", "loss_classes"):  # fmt: skip
             assert np.nanmin(value) >= 0, name
             assert np.nanmax(value) <= 1, name

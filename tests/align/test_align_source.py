@@ -40,6 +40,32 @@ def test_a_bad_row_is_named_with_file_and_line(tmp_path, text, message):
         read_label_file(file, 10, 10, 2)
 
 
+def test_a_label_file_of_another_encoding_is_named(tmp_path):
+    data = draw_dataset(tmp_path / "set", 2)
+    (tmp_path / "set" / "labels" / "val" / "0001.txt").write_bytes("0 0.5 0.5 0.1 0.1 é".encode("latin-1"))
+    source = open_source(str(data), NAMES)
+    assert len(list(source)) == 1
+    assert source.problems == ["val/0001.txt: expected text in UTF-8, got the byte 0xe9"]
+    assert source.counts["corrupt_labels"] == 1
+
+
+def test_more_problems_than_are_named_are_counted(tmp_path):
+    data = draw_dataset(tmp_path / "set", 23)
+    for image in sorted((tmp_path / "set" / "images" / "val").iterdir())[1:]:
+        image.write_bytes(b"")
+    source = open_source(str(data), NAMES)
+    assert len(list(source)) == 1
+    assert (source.counts["corrupt_images"], len(source.problems), source.unlisted) == (22, 20, 2)
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (40, 60, 4), (16, 900, 3)])
+def test_grey_transparent_and_very_wide_images_are_read(tmp_path, shape):
+    data = draw_dataset(tmp_path / "set", 1)
+    cv2.imwrite(str(tmp_path / "set" / "images" / "val" / "0000.png"), np.full(shape, 70, np.uint8))
+    (sample,) = open_source(str(data), NAMES)
+    assert sample.image.shape == (*shape[:2], 3)
+
+
 def test_what_cannot_be_read_is_counted_and_left_out(tmp_path):
     data = draw_dataset(tmp_path / "set", 5)
     images, labels = tmp_path / "set" / "images" / "val", tmp_path / "set" / "labels" / "val"
@@ -134,6 +160,33 @@ def test_a_coco_box_that_is_none_is_named(tmp_path, box):
         CocoFile(file, NAMES)
 
 
+@pytest.mark.parametrize(
+    ("part", "entry", "message"),
+    [("annotations", {"image_id": 11, "bbox": [1, 1, 2, 2]}, r"annotations\[0\]: expected image_id, category_id"),
+     ("annotations", {"category_id": 7, "bbox": [1, 1, 2, 2]}, "got none of image_id"),
+     ("annotations", {"image_id": 11, "category_id": 7, "bbox": ["a", 1, 2, 2]}, "expected bbox"),
+     ("annotations", {"image_id": 11, "category_id": 7, "bbox": [1, 1, -2, 2]}, "expected bbox"),
+     ("annotations", {"image_id": 11, "category_id": 7, "bbox": [1, 1, 2, 2], "area": "x"}, "a number as area"),
+     ("images", {"id": 3}, r"images\[0\]: expected id, file_name, got none of file_name"),
+     ("categories", "box", r"categories\[0\]: expected id")],
+)  # fmt: skip
+def test_a_coco_file_with_a_part_missing_names_it(tmp_path, part, entry, message):
+    file = _coco(tmp_path)
+    content = json.loads(file.read_text())
+    content[part] = [entry]
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=message):
+        CocoFile(file, NAMES)
+
+
+def test_an_area_of_null_is_the_boxs(tmp_path):
+    file = _coco(tmp_path)
+    content = json.loads(file.read_text())
+    content["annotations"] = [{"image_id": 11, "category_id": 7, "bbox": [1, 2, 30, 40], "area": None}]
+    file.write_text(json.dumps(content))
+    assert CocoFile(file, NAMES)(tmp_path / "0000.png", 96, 96).areas.tolist() == [1200]
+
+
 def test_class_names_of_model_and_data_are_compared(tmp_path, dataset, caplog):
     with pytest.raises(ValueError, match="expected the classes in the model's order"):
         open_source(str(dataset), {0: NAMES[1], 1: NAMES[0]})
@@ -154,6 +207,12 @@ def test_errors_say_what_was_expected(tmp_path, dataset):
     file.write_text("{")
     with pytest.raises(ValueError, match=r"other\.json: expected a COCO instances file, got no JSON"):
         CocoFile(file, NAMES)
+    file.write_text("null")
+    with pytest.raises(ValueError, match="expected a COCO instances file, got a NoneType"):
+        CocoFile(file, NAMES)
+    (tmp_path / "noval.yaml").write_text("train: images\nnames: [box, disc]\n")
+    with pytest.raises(ValueError, match="'val:' key missing"):
+        open_source(str(tmp_path / "noval.yaml"), NAMES)
     file.write_text('{"images": [], "categories": []}')
     with pytest.raises(ValueError, match="without annotations"):
         CocoFile(file, NAMES)

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from tscode_yolo.align.collect import Collector, Gallery, Settings
+from tscode_yolo.align.collect import Collector, Settings
+from tscode_yolo.align.gallery import Gallery
 from tscode_yolo.align.source import Sample
 from tscode_yolo.align.store import RowTable
 

@@ -35,30 +35,28 @@ def interpolate(tp: np.ndarray, seen: np.ndarray, positives: np.ndarray) -> np.n
     Returns:
         (B,) AP, NaN where there is nothing to find.
     """
-    b, m = tp.shape
-    if m == 0:
+    if tp.shape[1] == 0:
         return np.where(positives > 0, 0.0, np.nan)
     precision = np.divide(tp, seen, out=np.zeros_like(tp), where=seen > 0)
     precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     recall = tp / np.where(positives > 0, positives, 1)[:, None]
-    shift = 2.0 * np.arange(b)[:, None]  # sorts all replicates with one search; the first, the value, is not shifted
-    index = np.searchsorted((recall + shift).ravel(), (RECALLS + shift).ravel(), side="left").reshape(b, -1)
-    index -= m * np.arange(b)[:, None]
-    padded = np.concatenate([precision, np.zeros((b, 1))], axis=1)
-    values = np.take_along_axis(padded, np.clip(index, 0, m), axis=1).sum(1) / len(RECALLS)
-    return np.where(positives > 0, values, np.nan)
+    reached = np.searchsorted(RECALLS, recall, side="right")  # recalls read up to each true positive: it gives the rest
+    points = np.diff(reached, axis=1, prepend=0)
+    return np.where(positives > 0, (precision * points).sum(1) / len(RECALLS), np.nan)
 
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """The rows of one class and size range, best score first, ignored ones removed.
+    """The rows of one class and size range, best score first, without the ignored ones and the tail under the last hit.
+
+    Neither AP nor LRP looks below the lowest score that hits something, whatever the weights.
 
     Attributes:
         image: (N,) number of the image.
         score: (N,)
         tp: (N,) uint16 bits, one an IoU threshold.
         skip: (N,) uint16 bits: thresholds at which the row is ignored all the same.
-        iou: (N,) IoU with the object matched at 0.5.
+        iou: (N,) IoU with the object matched at 0.5; zeros where the rows have none.
     """
 
     image: np.ndarray
@@ -68,20 +66,29 @@ class Ranked:
     iou: np.ndarray
 
     @classmethod
-    def of(cls, rows: np.ndarray, size: int) -> Ranked:
+    def of(cls, rows: np.ndarray, size: int, placed: bool = False) -> Ranked:
         """Rank the rows of one class.
 
         Args:
             rows: of ``DETECTION_ROW`` or ``ORACLE_ROW``.
             size: index into ``SIZES``.
+            placed: keep the IoUs, which only LRP needs; the rows are then of ``DETECTION_ROW``.
 
         Returns:
             The ranking; equal scores keep the order of the images, as pycocotools does.
         """
-        rows = rows[rows["ignored"][:, size] != ALL_BITS]
+        hits = rows["score"][rows["tp"][:, size] != 0]
+        lowest = hits.min() if len(hits) else np.inf
+        rows = rows[(rows["ignored"][:, size] != ALL_BITS) & (rows["score"] >= lowest)]
         rows = rows[np.argsort(-rows["score"], kind="stable")]
-        iou = rows["iou"] if "iou" in (rows.dtype.names or ()) else np.zeros(len(rows))
-        return cls(rows["image"], rows["score"], rows["tp"][:, size], rows["ignored"][:, size], iou)
+        iou = rows["iou"][:, size].copy() if placed else np.broadcast_to(np.float32(0), len(rows))
+        return cls(  # copies: a view would keep all the rows in memory
+            image=rows["image"].copy(),
+            score=rows["score"].copy(),
+            tp=rows["tp"][:, size].copy(),
+            skip=rows["ignored"][:, size].copy(),
+            iou=iou,
+        )
 
     def __len__(self) -> int:
         return len(self.score)
@@ -111,17 +118,19 @@ def average_precision(
 
 def _average_precision(ranked: Ranked, positives: np.ndarray, weights: np.ndarray, levels: int) -> np.ndarray:
     out = np.empty((len(weights), levels))
-    seen = np.cumsum(weights[:, ranked.image], axis=1, dtype=np.float64)
+    ever = np.flatnonzero(ranked.tp)
+    seen = np.cumsum(weights[:, ranked.image], axis=1, dtype=np.float64)[:, ever]
+    weight = weights[:, ranked.image[ever]]
     partly = np.flatnonzero(ranked.skip)
     for t in range(levels):
-        hits = np.flatnonzero(ranked.tp >> t & 1)  # only there can recall rise
-        count = seen[:, hits]
+        true = np.flatnonzero(ranked.tp[ever] >> t & 1)  # only there can recall rise
+        hits, count = ever[true], seen[:, true]
         gone = partly[(ranked.skip[partly] >> t & 1).astype(bool)]
         if len(gone):
             before = np.cumsum(weights[:, ranked.image[gone]], axis=1, dtype=np.float64)
             before = np.concatenate([np.zeros((len(weights), 1)), before], axis=1)
             count = count - before[:, np.searchsorted(gone, hits)]
-        tp = np.cumsum(weights[:, ranked.image[hits]], axis=1, dtype=np.float64)
+        tp = np.cumsum(weight[:, true], axis=1, dtype=np.float64)
         out[:, t] = interpolate(tp, count, positives)
     return out
 
@@ -130,7 +139,7 @@ def lrp(ranked: Ranked, positives: np.ndarray, weights: np.ndarray) -> np.ndarra
     """oLRP, its three components and the optimal threshold of one class.
 
     Args:
-        ranked: the detections, over all sizes.
+        ranked: the detections, with their IoUs.
         positives: (B,) weighted number of objects.
         weights: (B, images).
 

@@ -12,6 +12,7 @@ at IoU 0.5 by COCO's rules.
 from __future__ import annotations
 
 import numpy as np
+from scipy.sparse import csr_array
 
 SCORE_FLOOR = 0.05
 BINS, LA_BINS = 20, 25
@@ -22,45 +23,57 @@ def bin_of(score: np.ndarray, bins: int) -> np.ndarray:
     return np.clip(np.ceil(score.astype(np.float64) * bins) - 1, 0, bins - 1).astype(np.int64)
 
 
-def _sums(rows: np.ndarray, weights: np.ndarray, bins: int) -> np.ndarray:
-    """(B, 4, bins): detections, true positives, summed scores, summed IoU of the true positives."""
-    index, score = bin_of(rows["score"], bins), rows["score"].astype(np.float64)
-    hit = (rows["tp"][:, 0] & 1).astype(np.float64)
-    out = np.empty((len(weights), 4, bins))
-    for b, w in enumerate(weights):
-        each = w[rows["image"]].astype(np.float64)
-        for i, value in enumerate((each, each * hit, each * score, each * hit * rows["iou"])):
-            out[b, i] = np.bincount(index, weights=value, minlength=bins)
-    return out
+def confident(rows: np.ndarray, size: int = 0) -> np.ndarray:
+    """The rows both errors are measured on: not ignored in that size range, score at least ``SCORE_FLOOR``."""
+    return rows[(rows["score"] >= SCORE_FLOOR) & ((rows["ignored"][:, size] & 1) == 0)]
 
 
-def confident(rows: np.ndarray) -> np.ndarray:
-    """The rows both errors are measured on: not ignored, score at least ``SCORE_FLOOR``."""
-    return rows[(rows["score"] >= SCORE_FLOOR) & ((rows["ignored"][:, 0] & 1) == 0)]
-
-
-def d_ece(rows: np.ndarray, weights: np.ndarray, bins: int = BINS) -> np.ndarray:
-    """D-ECE of detections of any classes.
+class Tally:
+    """What each image adds to each bin of each class, so that a weighting of the images is one sparse product.
 
     Args:
         rows: of ``DETECTION_ROW``, from :func:`confident`.
-        weights: (B, images).
+        size: index into ``SIZES``: of which range the hits are.
+        classes: K.
+        images: how many there are.
         bins: equal-width bins.
+    """
+
+    def __init__(self, rows: np.ndarray, size: int, classes: int, images: int, bins: int) -> None:
+        score, hit = rows["score"].astype(np.float64), (rows["tp"][:, size] & 1).astype(np.float64)
+        place = rows["cls"].astype(np.int64) * bins + bin_of(score, bins), rows["image"].astype(np.int64)
+        columns = np.ones(len(rows)), hit, score, hit * rows["iou"][:, size]
+        self.parts = [csr_array((value, place), shape=(classes * bins, images)) for value in columns]
+        self.shape = classes, bins
+
+    def __call__(self, weights: np.ndarray) -> np.ndarray:
+        """(4, K, bins, B): detections, true positives, summed scores, summed IoU of the true positives."""
+        turned = weights.T.astype(np.float64)
+        return np.stack([(part @ turned).reshape(*self.shape, -1) for part in self.parts])
+
+
+def d_ece(tally: Tally, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """D-ECE of all detections together and of each class.
+
+    Args:
+        tally: in :data:`BINS` bins.
+        weights: (B, images).
 
     Returns:
-        (B,), NaN without detections.
+        (B,) and (K, B), NaN without detections.
     """
-    count, hits, scores, _ = np.moveaxis(_sums(rows, weights, bins), 1, 0)
-    return _share(np.abs(hits - scores).sum(1), count.sum(1))
+    count, hits, scores, _ = tally(weights)
+    together = _share(np.abs((hits - scores).sum(0)).sum(0), count.sum((0, 1)))
+    return together, _share(np.abs(hits - scores).sum(1), count.sum(1))
 
 
-def la_ece(rows: np.ndarray, weights: np.ndarray, bins: int = LA_BINS) -> np.ndarray:
-    """LaECE of the detections of one class; arguments and result as :func:`d_ece`.
+def la_ece(tally: Tally, weights: np.ndarray) -> np.ndarray:
+    """LaECE of each class, (K, B); arguments as :func:`d_ece`, in :data:`LA_BINS` bins.
 
     Precision times the mean IoU of the true positives is the summed IoU over the detections, so a bin without true
     positives expects a score of 0.
     """
-    count, _, scores, ious = np.moveaxis(_sums(rows, weights, bins), 1, 0)
+    count, _, scores, ious = tally(weights)
     return _share(np.abs(ious - scores).sum(1), count.sum(1))
 
 
@@ -75,7 +88,8 @@ def reliability(rows: np.ndarray, images: int, bins: int = BINS) -> dict[str, li
     Returns:
         Per bin: ``detections``, mean ``score``, ``precision``, ``precision_x_iou``; None where a bin is empty.
     """
-    count, hits, scores, ious = _sums(rows, np.ones((1, images), np.uint8), bins)[0]
+    tally = Tally(rows, 0, int(rows["cls"].max(initial=0)) + 1, images, bins)
+    count, hits, scores, ious = tally(np.ones((1, images)))[..., 0].sum(1)
 
     def mean(total: np.ndarray) -> list[float | int | None]:
         return [float(t / n) if n else None for t, n in zip(total, count, strict=True)]

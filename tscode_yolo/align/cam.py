@@ -172,7 +172,7 @@ def draw_maps(image: np.ndarray, box: np.ndarray, truth: np.ndarray, maps: dict[
     """
     window = crop_window(image.shape[:2], np.stack([box, truth]), margin=0.9)
     aspect = min(max((window[3] - window[1]) / (window[2] - window[0]), 0.4), 1.6)
-    figure = Figure(figsize=(9, 9 * aspect + 0.9), dpi=100, layout="constrained")
+    figure = Figure(figsize=(9, 9 * aspect + 0.9), dpi=90, layout="constrained")
     figure.suptitle(title, fontsize=10)
     grid = figure.subplots(2, 2)
     for column, name in enumerate(BRANCHES):

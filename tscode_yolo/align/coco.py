@@ -12,6 +12,36 @@ from ultralytics.utils import LOGGER
 
 from .labels import Objects
 
+PARTS = {  # part of the file: what each of its entries has
+    "images": ("id", "file_name"),
+    "annotations": ("image_id", "category_id"),
+    "categories": ("id",),
+}
+
+
+def _check_part(path: Path, content: dict[str, Any], part: str, keys: tuple[str, ...]) -> None:
+    """Refuse a file without a part, or with an entry that lacks a key; the message says which."""
+    rows = content.get(part)
+    if not isinstance(rows, list):
+        raise ValueError(f"{path}: expected a COCO instances file, got one without {part}")
+    for number, row in enumerate(rows):
+        missing = [k for k in keys if not isinstance(row, dict) or k not in row]
+        if missing:
+            raise ValueError(f"{path}: {part}[{number}]: expected {', '.join(keys)}, got none of {', '.join(missing)}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
+
+
+def _check_box(path: Path, row: dict[str, Any]) -> None:
+    """Refuse an annotation whose box or area is none."""
+    box, area = row.get("bbox"), row.get("area")
+    if not (isinstance(box, list) and len(box) == 4 and all(map(_is_number, box)) and min(box[2:]) >= 0):
+        raise ValueError(f"{path}: annotation {row.get('id')}: expected bbox [x, y, width, height], got {box}")
+    if area is not None and not _is_number(area):
+        raise ValueError(f"{path}: annotation {row.get('id')}: expected a number as area, got {area!r}")
+
 
 class CocoFile:
     """Annotations from a COCO ``instances`` JSON, with its crowds.
@@ -37,9 +67,10 @@ class CocoFile:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{path}: expected a COCO instances file, got no JSON ({error})") from None
-        missing = [k for k in ("images", "annotations", "categories") if k not in content]
-        if missing:
-            raise ValueError(f"{path}: expected a COCO instances file, got one without {', '.join(missing)}")
+        if not isinstance(content, dict):
+            raise ValueError(f"{path}: expected a COCO instances file, got a {type(content).__name__} at its top")
+        for part, keys in PARTS.items():
+            _check_part(path, content, part, keys)
         self.classes = self._class_of(content["categories"], names)
         called = {c["id"]: str(c.get("name", c["id"])) for c in content["categories"]}
         self.files: dict[str, int] = {Path(i["file_name"]).as_posix(): i["id"] for i in content["images"]}
@@ -51,9 +82,7 @@ class CocoFile:
             if row["category_id"] not in self.classes:
                 self.foreign[called.get(row["category_id"], str(row["category_id"]))] += 1
                 continue
-            box = row.get("bbox")
-            if not (isinstance(box, list) and len(box) == 4 and all(np.isfinite(box))):
-                raise ValueError(f"{path}: annotation {row.get('id')}: expected bbox [x, y, width, height], got {box}")
+            _check_box(path, row)
             self.rows.setdefault(row["image_id"], []).append(row)
 
     @staticmethod
@@ -83,7 +112,7 @@ class CocoFile:
             [self.classes[r["category_id"]] for r in rows],
             [bool(r.get("iscrowd", 0)) for r in rows],
             [bool(r.get("ignore", 0)) for r in rows],
-            [float(r.get("area", w * h)) for r, (_, _, w, h) in zip(rows, ltwh, strict=True)],
+            [w * h if r.get("area") is None else float(r["area"]) for r, (_, _, w, h) in zip(rows, ltwh, strict=True)],
         )
 
     def key(self, path: Path) -> int | None:

@@ -9,14 +9,13 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
-from ultralytics.utils import TQDM
+from ultralytics.utils import LOGGER, TQDM
 
-from .labels import Objects
-from .match import FOUND_IOU, SIZES, Candidates, Matches, candidates, match, own, pairwise_iou, suppress
-from .objects import OBJECT_ROW, examine
+from .gallery import Finding, Gallery, Suspect
+from .match import SIZES, Candidates, Matches, candidates, match, own, pairwise_iou, suppress
+from .objects import OBJECT_ROW, examine, size_of
 from .oracle import ORACLES, rescore
 from .predict import Detector, Frame, Raw, batches
 from .source import Sample, Source
@@ -30,16 +29,17 @@ DETECTION_ROW = np.dtype(
         ("score", np.float32),
         ("tp", np.uint16, len(SIZES)),
         ("ignored", np.uint16, len(SIZES)),
-        ("iou", np.float32),  # with the object matched at 0.5, else 0
+        ("iou", np.float32, len(SIZES)),  # with the object matched at 0.5, else 0
         ("best_iou", np.float32),  # with the best object of its class, matched or not
+        ("best_size", np.uint8),  # that object's size, 0 below an IoU of 0.1
         ("kind", np.uint8),
-        ("repaired", np.int16),
+        ("repaired", np.int16),  # TIDE: the class in which it would be right, -1 if repairing removes it
+        ("repaired_size", np.uint8),
     ]
 )
 ORACLE_ROW = np.dtype([DETECTION_ROW.descr[i] for i in range(5)])  # image, cls, score, tp, ignored
 TINY_SIDE = 8.0  # input pixels: one cell of the finest usual level
 SAME_PLACE = 0.9  # IoU above which two labels are taken for one object
-WORTH_SHOWING = 0.1  # an object whose top score is lower was hardly seen: a miss, not a disagreement
 
 
 @dataclass(frozen=True)
@@ -61,67 +61,6 @@ class Settings:
     batch: int = 1
     max_rows: int = 1_500_000
     examples: int = 8
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """One model's look at one object, for the pictures. D = its final detections.
-
-    Attributes:
-        row: the object's row of ``OBJECT_ROW``.
-        best: (4,) xyxy of the best-IoU raw box, or None when no box finds the object.
-        top: (3, 6) xyxy, score, IoU of the three best scores among its candidates (fewer if there are fewer).
-        final: (D, 6) xyxy, score, class after NMS.
-    """
-
-    row: np.void
-    best: np.ndarray | None
-    top: np.ndarray
-    final: np.ndarray
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """A disagreement worth a picture: where it is, and what each model made of it (in the order of the models)."""
-
-    path: Path
-    truth: np.ndarray
-    label: int
-    others: np.ndarray
-    views: tuple[View, ...]
-    worst_for: int
-
-
-@dataclass(slots=True)
-class Finding:
-    """What one model makes of one image, kept only until the next image."""
-
-    raw: Raw
-    objects: Objects
-    rows: np.ndarray
-    pairs: Candidates
-    final: np.ndarray
-
-    def view(self, number: int) -> View:
-        """The look at the ``number``-th object that counts."""
-        g, row = np.flatnonzero(~self.objects.ignore)[number], self.rows[number]
-        boxes, final = self.raw.clipped, self.final
-        shown = np.column_stack([boxes[self.pairs.anchor[final]], self.pairs.score[final], self.pairs.cls[final]])
-        who, overlap = own(boxes, self.objects).by_class[int(row["cls"])]
-        members = np.flatnonzero((who == g) & (overlap >= FOUND_IOU))
-        order = members[np.argsort(-self.raw.scores[members, row["cls"]], kind="stable")[:3]]
-        top = np.column_stack([boxes[order], self.raw.scores[order, row["cls"]], overlap[order]])
-        return View(row.copy(), boxes[row["best"]] if row["best"] >= 0 else None, top, shown)
-
-
-@dataclass(slots=True)
-class Suspect:
-    """A confident detection on no label: perhaps an object nobody labelled."""
-
-    path: Path
-    box: np.ndarray
-    label: int
-    score: float
 
 
 @dataclass
@@ -161,7 +100,7 @@ class Collector:
         final = survivors[: s.max_det]
         rows = examine(raw, objects, owned, pairs, survivors, s.max_det, nms_iou, s.conf)
         found = match(boxes[pairs.anchor[final]], pairs.cls[final], objects)
-        table, missed, unfound = self._detections(sample, boxes, pairs, final, found, overlap)
+        table, missed, unfound = self._detections(sample, boxes, pairs, final, found, (owner, overlap))
         rows["image"], rows["missed"], rows["unfound"] = sample.index, missed, unfound
         self.detections.add(table)
         self.objects.add(rows)
@@ -179,7 +118,7 @@ class Collector:
         pairs: Candidates,
         final: np.ndarray,
         found: Matches,
-        overlap: np.ndarray,
+        owned: tuple[np.ndarray, np.ndarray],
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Build the detections' rows and remember the most confident background ones."""
         objects, placed = sample.objects, boxes[pairs.anchor[final]]
@@ -187,7 +126,11 @@ class Collector:
         table = np.zeros(len(final), DETECTION_ROW)
         table["image"], table["cls"], table["score"] = sample.index, pairs.cls[final], pairs.score[final]
         table["tp"], table["ignored"], table["iou"] = found.tp, found.ignored, found.iou
-        table["best_iou"], table["kind"], table["repaired"] = overlap[final], kind, repaired
+        table["kind"] = kind
+        owner, table["best_iou"] = (part[final] for part in owned)
+        sizes = np.append(size_of(objects.areas), 0)  # the last one for -1, no object
+        table["best_size"], table["repaired_size"] = sizes[owner], sizes[repaired]
+        table["repaired"] = np.append(objects.labels, -1)[repaired]
         for d in np.flatnonzero(kind == Kind.BACKGROUND)[: self.settings.examples]:
             suspect = Suspect(sample.path, placed[d], int(table["cls"][d]), float(table["score"][d]))
             heapq.heappush(self.suspects, (suspect.score, -len(self.suspects) - self.counts["suspects"], suspect))
@@ -206,38 +149,6 @@ class Collector:
         table["image"], table["cls"], table["score"] = sample.index, pairs.cls[final], pairs.score[final]
         table["tp"], table["ignored"] = found.tp, found.ignored
         self.oracles[name].add(table)
-
-
-class Gallery:
-    """The worst disagreements, at most ``size`` a model and one an image, in bounded memory."""
-
-    def __init__(self, models: int, size: int) -> None:
-        self.size, self._count = size, 0
-        self._heaps: list[list[tuple[float, int, Example]]] = [[] for _ in range(models)]
-
-    def offer(self, sample: Sample, findings: list[Finding]) -> None:
-        """Keep the image's worst object of each model if it is among the worst so far."""
-        for m, finding in enumerate(findings):
-            rows = finding.rows
-            gap = np.where(rows["top_score"] >= WORTH_SHOWING, np.nan_to_num(rows["gap"]), 0)
-            if self.size < 1 or not len(gap) or gap.max() <= 0:
-                continue
-            heap, worst = self._heaps[m], int(gap.argmax())
-            if len(heap) == self.size and gap[worst] <= heap[0][0]:
-                continue
-            self._count += 1
-            g = np.flatnonzero(~sample.objects.ignore)[worst]
-            others = np.delete(sample.objects.boxes, g, axis=0)
-            views = tuple(f.view(worst) for f in findings)
-            label = int(sample.objects.labels[g])
-            example = Example(sample.path, sample.objects.boxes[g], label, others, views, m)
-            heapq.heappush(heap, (float(gap[worst]), -self._count, example))
-            if len(heap) > self.size:
-                heapq.heappop(heap)
-
-    def worst(self, model: int) -> list[Example]:
-        """The examples of one model, worst first."""
-        return [e for _, _, e in sorted(self._heaps[model], key=lambda entry: (-entry[0], -entry[1]))]
 
 
 def check_labels(sample: Sample, frame: Frame, counts: Counter[str]) -> None:
@@ -296,16 +207,19 @@ def collect(source: Source, detectors: list[Detector], settings: Settings, progr
     gallery = Gallery(len(detectors), settings.examples)
     labels: Counter[str] = Counter()
     class_objects: Counter[int] = Counter()
-    bar = TQDM(total=len(source), desc="align", disable=not progress)
-    for group in batches(source, first.imgsz, first.stride, first.rect, settings.batch):
-        samples, images, frames = (list(part) for part in zip(*group, strict=True))
-        raws = [d(images, frames) for d in detectors]
-        for i, sample in enumerate(samples):
-            check_labels(sample, frames[i], labels)
-            class_objects.update(sample.objects.labels[~sample.objects.ignore].tolist())
-            gallery.offer(sample, [c.add(sample, r[i]) for c, r in zip(collectors, raws, strict=True)])
-        bar.update(len(samples))
-    bar.close()
+    with TQDM(total=len(source), desc="align", disable=not progress) as bar:
+        for group in batches(source, first.imgsz, first.stride, first.rect, settings.batch):
+            samples, images, frames = (list(part) for part in zip(*group, strict=True))
+            raws = [d(images, frames) for d in detectors]
+            for i, sample in enumerate(samples):
+                check_labels(sample, frames[i], labels)
+                class_objects.update(sample.objects.labels[~sample.objects.ignore].tolist())
+                gallery.offer(sample, [c.add(sample, r[i]) for c, r in zip(collectors, raws, strict=True)])
+            bar.update(len(samples))
+    left_out = source.counts["corrupt_images"] + source.counts["corrupt_labels"]
+    if left_out and source.counts["images_read"]:
+        more = f"; and {left_out - 5} more, see the report" if left_out > 5 else ""
+        LOGGER.warning(f"{left_out} images are left out: {'; '.join(source.problems[:5])}{more}")
     if not source.counts["images_read"]:
         raise ValueError("expected at least one readable image, got none: " + "; ".join(source.problems[:3]))
     return Collection(collectors, gallery, source, labels, class_objects)

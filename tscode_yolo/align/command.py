@@ -13,19 +13,17 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-from matplotlib.figure import Figure
 from ultralytics.utils import LOGGER
 from ultralytics.utils.files import increment_path
-from ultralytics.utils.patches import imread
 
-from . import curves, figures, html
-from .cam import NoGradient, branch_maps, draw_maps
-from .collect import Collection, Example, Settings, collect
+from . import curves, html, pictures
+from .collect import Settings, collect
 from .predict import Detector
 from .report import build
 from .source import open_source
 from .verdict import findings, headline
+
+PATHS = ("model", "data", "baseline", "split", "annotations", "images", "results", "baseline_results", "out")
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,13 @@ class AlignArgs:
                 f"expected {' and '.join(f'{k}=...' for k in missing)}, got none; "
                 "for example: tscode align model=best.pt data=data.yaml"
             )
-        typed: dict[str, Any] = {k: str(v) if k == "device" else v for k, v in args.items()}  # device=0 is a name
+        for key in PATHS:
+            if not isinstance(args.get(key), str | Path | None):
+                raise ValueError(f"expected {key} to be a path or a name, got {args[key]!r}")
+        typed: dict[str, Any] = {
+            k: str(v) if k == "device" or isinstance(v, Path) else v  # device=0 is a name
+            for k, v in args.items()
+        }
         found = cls(**typed)
         found._check()
         return found
@@ -148,78 +152,6 @@ def short_names(paths: list[str]) -> list[str]:
     return [f"{n} ({i + 1})" for i, n in enumerate("/".join(p[-1:]) for p in parts)]
 
 
-def _maps(collection: Collection, names: list[str], count: int) -> list[tuple[str, Figure]]:
-    """Gradient maps of every model on the worst objects."""
-    drawn = []
-    for example in _chosen(collection)[:count]:
-        image = imread(str(example.path))
-        for collector, view, name in zip(collection.collectors, example.views, names, strict=True):
-            if not len(view.top) or image is None:
-                continue
-            row = view.row
-            try:
-                found = branch_maps(collector.detector, image, int(row["top"]), example.label, example.truth)
-            except NoGradient as error:
-                LOGGER.warning(f"no gradient maps for {name}: {error}")
-                continue
-            label = collector.detector.names[example.label]
-            title = f"{name}: {label} in {example.path.name}, score {row['top_score']:.2f}"
-            drawn.append((title, draw_maps(image, view.top[0, :4], example.truth, found, title)))
-    return drawn
-
-
-def _chosen(collection: Collection) -> list[Example]:
-    """The worst examples of each model in turn, an object once."""
-    per_model = [collection.gallery.worst(m) for m in range(len(collection.collectors))]
-    mixed = [e for rank in range(max(map(len, per_model), default=0)) for p in per_model for e in p[rank : rank + 1]]
-    seen: Counter[tuple[str, bytes]] = Counter()
-    out = []
-    for example in mixed:
-        key = (str(example.path), example.truth.tobytes())
-        seen[key] += 1
-        if seen[key] == 1:
-            out.append(example)
-    return out
-
-
-def draw(collection: Collection, report: dict[str, Any], names: list[str], args: AlignArgs) -> dict[str, Any]:
-    """Draw every picture of the report.
-
-    Args:
-        collection: what was seen.
-        report: its numbers.
-        names: short names of the models.
-        args: how many pictures.
-
-    Returns:
-        Group -> (caption, figure) pairs.
-    """
-    classes = collection.collectors[0].detector.names
-    plots = [m["plots"] for m in report["models"]]
-    groups: dict[str, list[tuple[str, Figure]]] = {
-        "plots": [
-            ("Rank of the best box by score, before NMS", figures.plot_ranks(plots, names)),
-            ("Reliability: does a score mean what it says?", figures.plot_reliability(plots, names)),
-        ],
-        "examples": [
-            (figures.describe(e, names, classes), figures.draw_example(e, names, classes)) for e in _chosen(collection)
-        ],
-        "maps": _maps(collection, names, args.cam),
-        "suspects": [],
-        "curves": [],
-    }  # fmt: skip
-    suspects = [s for _, _, s in sorted(collection.collectors[0].suspects, key=lambda entry: -entry[0])]
-    if suspects:
-        drawn = figures.draw_suspects(suspects, classes)
-        groups["suspects"] = [(f"{names[0]}: the {len(suspects)} most confident", drawn)]
-    if args.results:
-        runs = {names[0]: curves.read_results(args.results)}
-        if args.baseline_results:
-            runs[names[-1] if len(names) > 1 else "baseline"] = curves.read_results(args.baseline_results)
-        groups["curves"] = [("Classification loss", curves.plot_curves(runs))]
-    return groups
-
-
 def align(args: AlignArgs) -> Path:
     """Run the whole command.
 
@@ -228,37 +160,66 @@ def align(args: AlignArgs) -> Path:
 
     Returns:
         The folder with report.html, report.json and the PNGs.
+
+    Raises:
+        KeyboardInterrupt: stopped by the user; its text says what was written.
     """
-    for path in filter(None, (args.results, args.baseline_results)):
-        curves.read_results(path)  # a wrong path should not cost a pass over the data
     paths = [args.model, *([args.baseline] if args.baseline else [])]
+    names = short_names(paths)
+    results = dict(zip([names[0], names[-1] if args.baseline else "baseline"], _results(args)))
+    for path in results.values():
+        curves.read_results(path)  # a wrong path should not cost a pass over the data
     detectors = [Detector(p, args.device, args.imgsz, args.end2end, args.rect) for p in paths]
     source = open_source(args.data, detectors[0].names, args.split, args.annotations, args.images, args.limit)
     folder = _folder(args.out)
     settings = Settings(args.conf, args.iou, args.max_det, args.batch, args.max_rows, args.examples)
     collection = collect(source, detectors, settings, progress=args.verbose)
-    report = build(collection, settings, args.resamples, args.seed)
-    names = short_names(paths)
+    report = build(collection, settings, args.resamples, args.seed, progress=args.verbose)
     for model, name in zip(report["models"], names, strict=True):
         model["name"] = name
     report["headline"], report["findings"] = headline(report), findings(report)
     report["arguments"] = {k: _short(v) for k, v in asdict(args).items()}
-    folder.mkdir(parents=True, exist_ok=True)
+    _clear(folder)
     # The numbers first: a picture may fail, or take so long that somebody loses patience.
-    (folder / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False), encoding="utf-8")
-    if args.verbose:
-        LOGGER.info(f"Numbers: {folder / 'report.json'}; drawing the pictures")
-    pictures: dict[str, list[tuple[str, bytes]]] = {}
-    with matplotlib.rc_context({"text.parse_math": False}):  # names of files and classes may hold a dollar sign
-        for group, items in draw(collection, report, names, args).items():
-            for old in folder.glob(f"{group}-*.png"):
-                old.unlink()
-            for i, (caption, figure) in enumerate(items):
-                figure.savefig(folder / f"{group}-{i + 1}.png")
-                pictures.setdefault(group, []).append((caption, html.to_jpeg(figure)))
+    numbers = folder / "report.json"
+    _write(numbers, json.dumps(report, indent=1, allow_nan=False).encode())
+    try:
+        drawn = list(pictures.draw(pictures.plan(collection, report, names, args.cam, results), args.verbose))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"the numbers are complete in {numbers}; no page and no pictures were written"
+        ) from None
     title = f"{' against '.join(names)} on {Path(args.data).parent.name}/{Path(args.data).name}, {args.split}"
-    html.write(folder / "report.html", html.render(report, names, pictures, title))
+    page = html.render(report, names, drawn, title)
+    seen: Counter[str] = Counter()
+    for group, picture in drawn:
+        seen[group] += 1
+        _write(folder / f"{group}-{seen[group]}.png", picture.png)
+    _write(folder / "report.html", page.encode())
     return folder
+
+
+def _results(args: AlignArgs) -> list[str]:
+    return [path for path in (args.results, args.baseline_results) if path]
+
+
+def _clear(folder: Path) -> None:
+    """Make the folder; take away the page and the pictures of a run before, which would not fit the new numbers."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.html").unlink(missing_ok=True)
+    for group in pictures.GROUPS:
+        for old in folder.glob(f"{group}-*.png"):
+            old.unlink()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _folder(out: str | None) -> Path:
@@ -282,14 +243,17 @@ def main(args: dict[str, Any]) -> int:
         args: key -> value.
 
     Returns:
-        0, or 2 after a clear error on the screen.
+        0, or 2 after a clear error on the screen, or 130 when the user stopped it.
     """
     try:
         parsed = AlignArgs.parse(args)
         folder = align(parsed)
-    except (ValueError, TypeError, FileNotFoundError) as error:
+    except (ValueError, TypeError, OSError) as error:
         LOGGER.error(f"tscode align: {error}")
         return 2
+    except KeyboardInterrupt as stop:
+        LOGGER.error(f"tscode align: stopped; {str(stop) or 'nothing was written'}")
+        return 130
     if parsed.verbose:
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         LOGGER.info(report["headline"])

@@ -28,14 +28,32 @@ def read_results(path: str | Path) -> dict[str, list[float]]:
     file = Path(path) / "results.csv" if Path(path).is_dir() else Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"expected the results.csv of a training, got {file}, which does not exist")
-    with file.open(encoding="utf-8", newline="") as stream:
-        rows = [{k.strip(): v for k, v in row.items() if k} for row in csv.DictReader(stream)]  # old hosts pad names
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            rows = [
+                {k.strip(): v for k, v in row.items() if k} for row in csv.DictReader(stream)
+            ]  # old hosts pad names
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(
+            f"expected the results.csv of a training, got {file}, which is no CSV text ({error})"
+        ) from None
     if not rows:
         raise ValueError(f"expected at least one epoch in {file}, got none")
     missing = [c for c in ("epoch", *COLUMNS) if c not in rows[0]]
     if missing:
-        raise ValueError(f"expected the columns epoch, {', '.join(COLUMNS)} in {file}, got none named {missing}")
-    return {c: [float(row[c]) for row in rows] for c in ("epoch", *COLUMNS)}
+        found = ", ".join(list(rows[0])[:4])
+        raise ValueError(
+            f"expected the results.csv of a detection training, got {file} without the columns {', '.join(missing)}; "
+            f"it begins with {found}"
+        )
+    return {c: [_value(row[c], c, n, file) for n, row in enumerate(rows, 2)] for c in ("epoch", *COLUMNS)}
+
+
+def _value(text: str | None, column: str, line: int, file: Path) -> float:
+    try:
+        return float(text or "")
+    except ValueError:
+        raise ValueError(f"{file}:{line}: expected a number in {column}, got {text or 'nothing'!r}") from None
 
 
 def measured(epochs: list[float], losses: list[float]) -> tuple[list[float], list[float]]:

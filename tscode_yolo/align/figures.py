@@ -1,7 +1,8 @@
 """The pictures: the paper's Figures 1 and 6 for any model, and the plots of the report.
 
-Before NMS the raw box with the best IoU is green and the three best scores have other colours; after NMS the ground
-truth is green and the surviving detections are orange. Colours differ in lightness too, and boxes carry numbers.
+Before NMS the raw box with the best IoU is green and the three best scores among all boxes about the object have other
+colours, however badly they are placed; if none of them is the box the winner gap is measured from, that one is dashed.
+After NMS the ground truth is green and the surviving detections are orange. Colours differ in lightness too.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from ultralytics.utils.patches import imread
 
-from .collect import Example, Suspect, View
-from .match import pairwise_iou
+from .gallery import Example, Suspect, View
+from .match import FOUND_IOU, pairwise_iou
 
 GREEN, ORANGE, RED = "#12a150", "#f08c00", "#d6336c"
 TOP_COLOURS = ("#1c7ed6", "#f08c00", "#d6336c")  # first, second, third score
+VIOLET = "#7048e8"
 MODEL_COLOURS = ("#1c7ed6", "#868e96")  # the model, the baseline
 SHOWN_SCORE = 0.25  # the host's default when it draws predictions
 
@@ -58,13 +60,26 @@ def draw_box(axes: Axes, box: np.ndarray, colour: str, label: str = "", dashed: 
 
 
 def _before(axes: Axes, view: View) -> None:
+    """The raw boxes: best IoU, best scores, and the best score among those that find the object."""
+    line = len(view.top) + 1
+    if view.winner is not None and not _shows_winner(view):
+        *box, score, iou = view.winner
+        draw_box(
+            axes, np.array(box), VIOLET, f"best score with IoU 0.5 or more: {score:.2f}, IoU {iou:.2f}", True, line
+        )
     for i, (*box, score, iou) in reversed(list(enumerate(view.top))):
-        draw_box(axes, np.array(box), TOP_COLOURS[i], f"score #{i + 1}: {score:.2f}, IoU {iou:.2f}", line=i + 1)
+        low = "" if iou >= FOUND_IOU else " (under 0.5)"
+        draw_box(axes, np.array(box), TOP_COLOURS[i], f"score #{i + 1}: {score:.2f}, IoU {iou:.2f}{low}", line=i + 1)
     if view.best is not None:
         row = view.row
         rank = "" if np.isnan(row["rank"]) else f", score rank {int(row['rank'])}"
         label = f"best IoU {row['best_iou']:.2f}: score {row['best_score']:.2f}{rank}"
         draw_box(axes, view.best, GREEN, label, line=0)
+
+
+def _shows_winner(view: View) -> bool:
+    """Whether the box the gap is measured from is among the best scores about the object."""
+    return view.winner is not None and bool((view.top == view.winner).all(1).any())
 
 
 def _after(axes: Axes, example: Example, view: View) -> None:
@@ -98,9 +113,11 @@ def draw_example(example: Example, models: list[str], names: dict[int, str]) -> 
     if image is None:
         raise FileNotFoundError(f"expected the image {example.path}, which was read before, got nothing")
     boxes = [example.truth[None], *(v.top[:, :4] for v in example.views)]
+    boxes += [v.winner[None, :4] for v in example.views if v.winner is not None]
     x1, y1, x2, y2 = crop_window(image.shape[:2], np.concatenate(boxes))
     aspect = min(max((y2 - y1) / (x2 - x1), 0.4), 1.6)
-    figure = Figure(figsize=(9, (4.5 * aspect + 1.35) * len(models)), dpi=100, layout="constrained")
+    lines = max(len(v.top) + 1 + (v.winner is not None and not _shows_winner(v)) for v in example.views)
+    figure = Figure(figsize=(9, (4.5 * aspect + 0.4 + 0.24 * lines) * len(models)), dpi=100, layout="constrained")
     grid = figure.subplots(len(models), 2, squeeze=False)
     for row, name, view in zip(grid, models, example.views, strict=True):
         for axes, title in zip(row, ("before NMS", "after NMS"), strict=True):
@@ -125,14 +142,17 @@ def describe(example: Example, models: list[str], names: dict[int, str]) -> str:
     """
     told = [f"{example.path.name}, {names[example.label]}, among the worst for {models[example.worst_for]}."]
     for name, view in zip(models, example.views, strict=True):
-        if view.best is None or not len(view.top):
+        if view.winner is None:
             told.append(f"{name}: no raw box finds it.")
             continue
-        row, (score, iou) = view.row, view.top[0, 4:]
-        told.append(
+        row, (score, iou) = view.row, view.winner[4:]
+        sentence = (
             f"{name}: best box IoU {row['best_iou']:.2f} at score {row['best_score']:.2f} (rank {row['rank']:.0f}), "
-            f"top-scoring box IoU {iou:.2f} at score {score:.2f}."
+            f"top-scoring box that finds it IoU {iou:.2f} at score {score:.2f}"
         )
+        if view.top[0, 5] < FOUND_IOU:
+            sentence += f"; a higher score, {view.top[0, 4]:.2f}, stands on a box of IoU {view.top[0, 5]:.2f}"
+        told.append(sentence + ".")
     return " ".join(told)
 
 
@@ -159,7 +179,7 @@ def draw_suspects(suspects: list[Suspect], names: dict[int, str], columns: int =
         x1, y1, x2, y2 = crop_window(image.shape[:2], suspect.box[None], margin=1.0)
         axes.imshow(image[int(y1) : int(y2) + 1, int(x1) : int(x2) + 1, ::-1], extent=(x1, x2, y2, y1))
         draw_box(axes, suspect.box, RED)
-        axes.set_title(f"{names[suspect.label]} {suspect.score:.2f}", fontsize=9)
+        axes.set_title(f"{names[suspect.label]} {suspect.score:.2f}", fontsize=9, wrap=True)
     return figure
 
 

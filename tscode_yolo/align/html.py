@@ -6,30 +6,40 @@ Bars are HTML, so that their words stay readable on a phone; wide tables scroll 
 from __future__ import annotations
 
 import base64
-import io
 from html import escape
-from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
-from .texts import COLUMNS, CSS, DEFINITIONS, KEY_NUMBERS, LOSS_PARTS, LOWER_IS_BETTER, TIDE_NAMES
+from .pictures import Picture
+from .texts import (
+    COLUMNS,
+    CSS,
+    DEFINITIONS,
+    KEY_NUMBERS,
+    LOSS_PARTS,
+    LOSS_SOURCES,
+    LOWER_IS_BETTER,
+    MORE_COLUMNS,
+    PRESS,
+    SIZES_INTRO,
+    TIDE_NAMES,
+)
 from .verdict import findings, headline, percent, shares
 
 Cell = dict[str, float | None]
+MANY = 4  # parts of a picture that are told apart at a third of the width
 
 
-def to_jpeg(figure: Figure, quality: int = 82) -> bytes:
-    """Render a figure for the page; photographs are a tenth the size of the PNG beside it."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="jpeg", pil_kwargs={"quality": quality})
-    return buffer.getvalue()
-
-
-def picture(data: bytes, text: str) -> str:
-    """An ``img`` with its data inside and a text for those who cannot see it."""
-    coded = base64.b64encode(data).decode()
-    return f'<img alt="{escape(text)}" loading="lazy" src="data:image/jpeg;base64,{coded}">'
+def figure(picture: Picture) -> str:
+    """A picture in its parts, each of which grows when it is pressed (a check box: no script), and its caption."""
+    parts = []
+    for text, data in picture.panels:
+        source = f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
+        image = f'<img alt="{escape(text)}" loading="lazy" src="{source}">'
+        parts.append(f'<label class=zoom><input type=checkbox aria-label="enlarge">{image}</label>')
+    kind = "two" if len(picture.panels) > 1 else "one"
+    kind = "many" if len(picture.panels) > MANY else kind
+    inside = f"<div class='parts {kind}'>{''.join(parts)}</div>"
+    return f"<figure>{inside}<figcaption>{escape(picture.caption)}</figcaption></figure>"
 
 
 def number(name: str, value: float | None) -> str:
@@ -63,9 +73,8 @@ def _difference(name: str, cell: Cell) -> str:
 
 
 def _value(name: str, cell: Cell) -> str:
-    low, high = cell["low"], cell["high"]
-    bounds = "" if low is None or high is None else f"<small>{number(name, low)} to {number(name, high)}</small>"
-    return f"<td>{number(name, cell['value'])}{bounds}</td>"
+    bounds = _bounds(name, cell)
+    return f"<td>{number(name, cell['value'])}{f'<small>{bounds}</small>' if bounds else ''}</td>"
 
 
 def key_table(report: dict[str, Any], names: list[str]) -> str:
@@ -84,14 +93,23 @@ def key_table(report: dict[str, Any], names: list[str]) -> str:
     return f"<div class=scroll><table><tr><th>number</th>{heads}</tr>{''.join(body)}</table></div>"
 
 
-def _bars(rows: list[tuple[str, str, float, str]], scale: float) -> str:
-    """Labelled bars: (label, note, value, CSS class)."""
+def _bounds(name: str, cell: Cell) -> str:
+    low, high = cell["low"], cell["high"]
+    if low is None or high is None:
+        return ""
+    return f"{number(name, low).removesuffix(' %')} to {number(name, high)}"
+
+
+def _bars(rows: list[tuple[str, str, float, str, str]], scale: float) -> str:
+    """Labelled bars: (label, note, value, CSS class, interval)."""
     lines = []
-    for label, note, value, kind in rows:
+    for label, note, value, kind, bounds in rows:
         width = 100 * min(max(value / scale, 0), 1) if scale > 0 else 0
+        small = f"<small>{bounds}</small>" if bounds else ""
         lines.append(
             f"<div class=bar><span>{label}<small>{note}</small></span>"
-            f'<div class=track><i class="{kind}" style="width:{width:.1f}%"></i></div><b>{percent(value)}</b></div>'
+            f'<div class=track><i class="{kind}" style="width:{width:.1f}%"></i></div>'
+            f"<b>{percent(value)}{small}</b></div>"
         )
     return "".join(lines)
 
@@ -104,9 +122,11 @@ def loss_bars(report: dict[str, Any], names: list[str]) -> str:
         if overall["ap"]["value"] is None:
             continue
         part = shares(overall)
-        rows = [("reached", "AP 50–95", float(overall["ap"]["value"]), "reached")]
-        rows += [(label, note, part[key], key) for key, (label, note) in LOSS_PARTS.items()]
-        stack = "".join(f'<i class="{k}" style="width:{100 * max(v, 0):.2f}%"></i>' for _, _, v, k in rows)
+        reached = _bounds("ap", overall["ap"])
+        rows = [("reached", "AP 50–95", float(overall["ap"]["value"]), "reached", reached)]
+        for key, (label, note) in LOSS_PARTS.items():
+            rows.append((label, note, part[key], key, _bounds(LOSS_SOURCES[key], overall[LOSS_SOURCES[key]])))
+        stack = "".join(f'<i class="{k}" style="width:{100 * max(v, 0):.2f}%"></i>' for _, _, v, k, _ in rows)
         blocks.append(f"<h3>{escape(name)}</h3><div class=stack>{stack}</div>{_bars(rows, 1.0)}")
     return "".join(blocks)
 
@@ -116,25 +136,38 @@ def tide_bars(report: dict[str, Any], names: list[str]) -> str:
     values = [{k: float(m["overall"][k]["value"] or 0) for k in TIDE_NAMES} for m in report["models"]]
     scale = max([max(v.values()) for v in values] + [0.01])
     blocks = []
-    for v, name in zip(values, names, strict=True):
-        rows = [(label, note, v[key], "classes") for key, (label, note) in TIDE_NAMES.items()]
+    for v, model, name in zip(values, report["models"], names, strict=True):
+        rows = [
+            (label, note, v[key], "classes", _bounds(key, model["overall"][key]))
+            for key, (label, note) in TIDE_NAMES.items()
+        ]
         blocks.append(f"<div><h3>{escape(name)}</h3>{_bars(rows, scale)}</div>")
     return f"<div class=columns>{''.join(blocks)}</div>"
 
 
-def strata_table(model: dict[str, Any], objects: dict[str, int]) -> str:
-    """Sizes and classes of one model, most objects first."""
-    heads = "".join(f'<th title="{escape(KEY_NUMBERS[c][1])}">{KEY_NUMBERS[c][0]}</th>' for c in COLUMNS)
+def strata_table(model: dict[str, Any], objects: dict[str, int], columns: dict[str, tuple[str, str]]) -> str:
+    """Sizes and classes of one model, most objects first, with the given columns (name -> label, note)."""
+    heads = "".join(f'<th title="{escape(note)}">{label}</th>' for label, note in columns.values())
     rows = [(f"<em>{size}</em>", "", cells) for size, cells in model["sizes"].items()]
     order = sorted(model["classes"], key=lambda n: -objects.get(n, 0))
     rows += [(escape(n), str(objects.get(n, 0)), model["classes"][n]) for n in order]
     body = "".join(
-        f"<tr><th scope=row>{name}</th><td>{n}</td>"
-        + "".join(_value(c, cells[c]) if c == "ap" else f"<td>{number(c, cells[c]['value'])}</td>" for c in COLUMNS)
-        + "</tr>"
+        f"<tr><th scope=row>{name}</th><td>{n}</td>{''.join(_value(c, cells[c]) for c in columns)}</tr>"
         for name, n, cells in rows
     )
     return f"<div class=scroll><table><tr><th>size or class</th><th>objects</th>{heads}</tr>{body}</table></div>"
+
+
+def strata_tables(report: dict[str, Any], names: list[str]) -> str:
+    """For each model the table of agreement, and folded away the one of errors and calibration."""
+    first = {c: KEY_NUMBERS[c][:2] for c in COLUMNS}
+    more = {c: KEY_NUMBERS[c][:2] if c in KEY_NUMBERS else TIDE_NAMES[c] for c in MORE_COLUMNS}
+    objects, out = report["data"]["objects_per_class"], []
+    for name, model in zip(names, report["models"], strict=True):
+        out.append(f"<h3>{escape(name)}</h3>{strata_table(model, objects, first)}")
+        table = strata_table(model, objects, more)
+        out.append(f"<details><summary>TIDE, LRP and calibration of {escape(name)}</summary>{table}</details>")
+    return "".join(out)
 
 
 def data_table(report: dict[str, Any]) -> str:
@@ -150,6 +183,8 @@ def data_table(report: dict[str, Any]) -> str:
         rows.append(("objects left out at the memory ceiling (random)", first["objects_dropped"]))
     body = "".join(f"<tr><th scope=row>{escape(k)}</th><td>{v}</td></tr>" for k, v in rows)
     listed = "".join(f"<li>{escape(p)}</li>" for p in data["problems"])
+    if data["problems_not_listed"]:
+        listed += f"<li>and {data['problems_not_listed']} more</li>"
     problems = f"<details><summary>what was left out</summary><ul>{listed}</ul></details>" if listed else ""
     return f"<div class=scroll><table>{body}</table></div>{problems}"
 
@@ -160,13 +195,23 @@ def section(title: str, intro: str, *content: str) -> str:
     return f"<section><h2>{title}</h2><p>{intro}</p>{inside}</section>" if inside else ""
 
 
-def render(report: dict[str, Any], names: list[str], pictures: dict[str, list[tuple[str, bytes]]], title: str) -> str:
+def _foot(report: dict[str, Any]) -> str:
+    """What the numbers mean, and how they were made, folded away."""
+    meaning = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in DEFINITIONS.items())
+    settings = ", ".join(f"{k}={v}" for k, v in {**report["settings"], **report["versions"]}.items())
+    return (
+        f"<section><details><summary>What the numbers mean</summary><dl>{meaning}</dl></details>"
+        f"<details><summary>How this was made</summary><p>{escape(settings)}</p></details></section>"
+    )
+
+
+def render(report: dict[str, Any], names: list[str], pictures: list[tuple[str, Picture]], title: str) -> str:
     """Build the page.
 
     Args:
         report: from :func:`report.build`.
         names: short names of the models.
-        pictures: group -> (caption, JPEG) pairs; groups are plots, examples, maps, suspects, curves.
+        pictures: (group, picture) pairs; groups are plots, examples, maps, suspects, curves.
         title: what was looked at.
 
     Returns:
@@ -174,18 +219,10 @@ def render(report: dict[str, Any], names: list[str], pictures: dict[str, list[tu
     """
 
     def gallery(group: str, kind: str = "") -> str:
-        items = pictures.get(group, [])
-        drawn = (f"<figure>{picture(d, c)}<figcaption>{escape(c)}</figcaption></figure>" for c, d in items)
-        inside = "".join(drawn)
+        inside = "".join(figure(p) for g, p in pictures if g == group)
         return f'<div class="gallery {kind}">{inside}</div>' if inside else ""
 
     said = "".join(f"<li>{escape(s)}</li>" for s in findings(report))
-    tables = [
-        f"<h3>{escape(n)}</h3>{strata_table(m, report['data']['objects_per_class'])}"
-        for n, m in zip(names, report["models"], strict=True)
-    ]
-    meaning = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in DEFINITIONS.items())
-    settings = ", ".join(f"{k}={v}" for k, v in {**report["settings"], **report["versions"]}.items())
     parts = [
         f"<header><p class=kicker>tscode align</p><h1>{escape(headline(report))}</h1><p>{escape(title)}</p></header>",
         f"<section><ul class=said>{said}</ul></section>",
@@ -198,27 +235,28 @@ def render(report: dict[str, Any], names: list[str], pictures: dict[str, list[tu
         section("Agreement and calibration", "Full agreement puts every object at rank 1.", gallery("plots", "two")),
         section(
             "Worst disagreements",
-            "Before NMS: green is the raw box with the best IoU, the other colours are the three best scores "
-            "among the raw boxes with IoU 0.5 or more on the object. After NMS: ground truth in green (dashed for "
-            "other objects), surviving boxes in orange.",
+            "Before NMS: green is the raw box with the best IoU, the other colours are the three best scores among "
+            "the raw boxes about the object (IoU 0.1 or more with it, less with any other object of its class). "
+            "If all three lie beside the box that the winner gap is measured from, the best score with IoU 0.5 or "
+            "more, that one is dashed in violet. A high score on a badly placed box may also be a neighbour that "
+            "nobody labelled: the numbers leave these out. After NMS: ground truth in green (dashed for other "
+            "objects), surviving boxes in orange. " + PRESS,
             gallery("examples"),
         ),
-        section("What each branch looks at", "Object in green, explained box in orange.", gallery("maps")),
+        section("What each branch looks at", "Object in green, explained box in orange. " + PRESS, gallery("maps")),
         section("Confident boxes on no label", "Missing labels, or false alarms? Yours to judge.", gallery("suspects")),
-        section("TIDE: what each kind of error costs", "AP50 gained if it were repaired.", tide_bars(report, names)),
+        section(
+            "TIDE: what each kind of error costs",
+            "AP50 gained if it were repaired, with its interval.",
+            tide_bars(report, names),
+        ),
         section("Classification loss", "The paper's Figure 5, from results.csv.", gallery("curves", "two")),
-        section("By size and class", "Sizes are COCO's: small under 32² pixels, large over 96².", *tables),
+        section("By size and class", SIZES_INTRO, strata_tables(report, names)),
         section("The data", "What was read.", data_table(report)),
-        f"<section><details><summary>What the numbers mean</summary><dl>{meaning}</dl></details>"
-        f"<details><summary>How this was made</summary><p>{escape(settings)}</p></details></section>",
+        _foot(report),
     ]
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{CSS}</style></head><body><main>{''.join(parts)}</main></body></html>"
     )
-
-
-def write(path: Path, page: str) -> None:
-    """Write the page as UTF-8."""
-    path.write_text(page, encoding="utf-8")

@@ -87,28 +87,36 @@ def read_label_file(path: Path, width: int, height: int, nc: int) -> Objects:
         The objects in pixels; none for an empty file.
 
     Raises:
-        BadLabel: a row has a wrong number of values, a class outside 0..nc-1, or coordinates outside 0..1.
+        BadLabel: the file is not UTF-8 or cannot be read, a row has a wrong number of values, a class outside 0..nc-1,
+            or coordinates outside 0..1.
     """
     rows: dict[tuple[float, ...], None] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+    name = "/".join(path.parts[-2:])
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise BadLabel(f"{name}: expected text in UTF-8, got the byte {error.object[error.start]:#04x}") from None
+    except OSError as error:
+        raise BadLabel(f"{name}: expected a readable file, got {error.strerror}") from None
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             values = [float(v) for v in line.split()]
         except ValueError as error:
-            raise BadLabel(f"{path}:{number}: expected numbers, got {line!r}") from error
+            raise BadLabel(f"{name}:{number}: expected numbers, got {line!r}") from error
         if len(values) > 6:
             xy = np.array(values[1:]).reshape(-1, 2) if len(values) % 2 else None
             if xy is None:
-                raise BadLabel(f"{path}:{number}: expected pairs x y after the class, got {len(values) - 1} values")
+                raise BadLabel(f"{name}:{number}: expected pairs x y after the class, got {len(values) - 1} values")
             low, high = xy.min(0), xy.max(0)
             values = [values[0], *((low + high) / 2), *(high - low)]
         if len(values) != 5:
-            raise BadLabel(f"{path}:{number}: expected 'class cx cy w h', got {len(values)} values")
+            raise BadLabel(f"{name}:{number}: expected 'class cx cy w h', got {len(values)} values")
         if not (0 <= values[0] < nc and values[0] == int(values[0])):
-            raise BadLabel(f"{path}:{number}: expected a class from 0 to {nc - 1}, got {values[0]:g}")
+            raise BadLabel(f"{name}:{number}: expected a class from 0 to {nc - 1}, got {values[0]:g}")
         if not all(-0.01 <= v <= 1.01 for v in values[1:]):  # also not a number
-            raise BadLabel(f"{path}:{number}: expected coordinates from 0 to 1, got {line!r}")
+            raise BadLabel(f"{name}:{number}: expected coordinates from 0 to 1, got {line!r}")
         rows[tuple(values)] = None
     table = np.array(list(rows), dtype=np.float64).reshape(-1, 5)
     centre, size = table[:, 1:3] * (width, height), table[:, 3:5] * (width, height)

@@ -142,8 +142,8 @@ class Matches:
     Attributes:
         tp: (D, R) uint16, matched to an object that counts.
         ignored: (D, R) uint16, neither right nor wrong.
-        iou: (D,) IoU with the object matched at 0.50 over all sizes, else 0.
-        gt: (D,) that object's index, else -1.
+        iou: (D, R) IoU with the object matched at 0.50, else 0.
+        gt: (D,) index of the object matched at 0.50 over all sizes, else -1.
     """
 
     tp: np.ndarray
@@ -164,7 +164,7 @@ def match(boxes: np.ndarray, cls: np.ndarray, objects: Objects) -> Matches:
         The matches. Differs from pycocotools: an annotation marked ``ignore`` without ``iscrowd`` is ignored.
     """
     n, r = len(boxes), len(SIZES)
-    out = Matches(np.zeros((n, r), np.uint16), np.zeros((n, r), np.uint16), np.zeros(n), np.full(n, -1))
+    out = Matches(np.zeros((n, r), np.uint16), np.zeros((n, r), np.uint16), np.zeros((n, r)), np.full(n, -1))
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     outside = (areas[:, None] < AREA_LIMITS[:, 0]) | (areas[:, None] > AREA_LIMITS[:, 1])  # [D, R]
     out.ignored[outside] = ALL_BITS
@@ -193,5 +193,7 @@ def _match_class(rows: np.ndarray, members: np.ndarray, boxes: np.ndarray, objec
         out.tp[row] = ((hit & ~skipped) * weights).sum(1)
         unmatched = np.where(out.ignored[row][:, None] & weights, True, False) & ~hit
         out.ignored[row] = ((skipped | unmatched) * weights).sum(1)
-        if hit[0, 0] and not skipped[0, 0]:
-            out.iou[row], out.gt[row] = iou[d, choice[0, 0]], members[choice[0, 0]]
+        found = hit[:, 0] & ~skipped[:, 0]
+        out.iou[row, found] = iou[d, choice[found, 0]]
+        if found[0]:
+            out.gt[row] = members[choice[0, 0]]

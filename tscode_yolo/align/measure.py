@@ -10,17 +10,19 @@ import warnings
 from collections.abc import Iterator
 
 import numpy as np
-from scipy.stats import rankdata
 
 from .ap import Ranked, average_precision, lrp
-from .calibration import confident, d_ece, la_ece
+from .calibration import BINS, LA_BINS, Tally, confident, d_ece, la_ece
 from .collect import Collector
-from .match import ABOUT_IOU, SIZES
-from .objects import Fate, correlation
+from .correlate import correlations
+from .match import ABOUT_IOU, ALL_BITS, SIZES
+from .objects import Fate
 from .oracle import ORACLES, split_loss
 from .tide import ERRORS, Kind
 
 Numbers = dict[str, np.ndarray]
+Ranking = dict[tuple[int, int], Ranked]  # (class, size range) -> its detections
+Positives = dict[tuple[int, int], np.ndarray]  # (class, size range) -> (B,) objects to find
 OBJECT_NUMBERS = ("covered", "best_first", "rank", "gap", "nms_removed", "below_floor", "spearman", "pearson")
 
 
@@ -66,65 +68,81 @@ class Measurer:
         self.objects = collector.objects.rows
         self.scale = collector.objects.seen / max(len(self.objects), 1)  # above 1 once objects are sampled
         self.detections = collector.detections.rows
-        tables = {"ap": self.detections, **{n: collector.oracles[n].rows for n in ORACLES}}
         self.classes = np.unique(self.objects["cls"])
-        self.ranked = {
-            (name, int(c), size): Ranked.of(rows[rows["cls"] == c], size)
-            for name, rows in tables.items()
-            for c in self.classes
-            for size in range(len(SIZES))
-        }
-        self.repaired = {kind: self._repair(kind) for kind in ERRORS if kind != Kind.MISSED}
-        self.calibrated = confident(self.detections)
+        self.ranked = {"ap": self._rank(self.detections, placed=True)}
+        self.ranked |= {name: self._rank(collector.oracles[name].rows) for name in ORACLES}
+        self.repaired = {kind: self._rank(self._repair(kind)) for kind in ERRORS if kind != Kind.MISSED}
+        sure = [confident(self.detections, size) for size in range(len(SIZES))]
+        self.calibrated = sure[0]
+        self.tallies = [(Tally(r, s, classes, images, BINS), Tally(r, s, classes, images, LA_BINS))
+                        for s, r in enumerate(sure)]  # fmt: skip
 
     @property
     def strata(self) -> int:
         """Overall, the classes, the three sizes."""
         return 1 + self.k + 3
 
-    def _repair(self, kind: Kind) -> dict[int, Ranked]:
-        """The detections with one kind of error put right (TIDE), per class."""
+    def _rank(self, rows: np.ndarray, placed: bool = False) -> Ranking:
+        """Rank the rows of each class with objects, for each size range."""
+        mine = {int(c): rows[rows["cls"] == c] for c in self.classes}
+        return {(c, s): Ranked.of(part, s, placed) for c, part in mine.items() for s in range(len(SIZES))}
+
+    def _repair(self, kind: Kind) -> np.ndarray:
+        """The detections with one kind of error put right (TIDE)."""
         wrong = self.detections["kind"] == kind
         rows = self.detections[~wrong | (self.detections["repaired"] >= 0)].copy()
-        fixed = rows["kind"] == kind
-        rows["cls"][fixed], rows["tp"][fixed], rows["ignored"][fixed] = rows["repaired"][fixed], 1, 0
-        return {int(c): Ranked.of(rows[rows["cls"] == c], 0) for c in self.classes}
+        fixed = np.flatnonzero(rows["kind"] == kind)
+        rows["cls"][fixed] = rows["repaired"][fixed]
+        rows["tp"][fixed], rows["ignored"][fixed] = 0, ALL_BITS
+        for size in (0, rows["repaired_size"][fixed]):  # right overall and in its object's size, ignored in the others
+            rows["tp"][fixed, size], rows["ignored"][fixed, size] = 1, 0
+        return rows
 
-    def _positives(self, weights: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-        return weights[:, self.objects["image"][chosen]].sum(1, dtype=np.float64) * self.scale
+    def _positives(self, weights: np.ndarray, chosen: np.ndarray | None = None) -> Positives:
+        """Weighted objects of each class and size range, of the ``chosen`` ones where given."""
+        out = {}
+        for c in self.classes:
+            mine = self.objects["cls"] == c if chosen is None else (self.objects["cls"] == c) & chosen
+            for s in range(len(SIZES)):
+                rows = mine & (self.objects["size"] == s) if s else mine
+                out[int(c), s] = weights[:, self.objects["image"][rows]].sum(1, dtype=np.float64) * self.scale
+        return out
 
     def __call__(self, weights: np.ndarray) -> Numbers:
         """Compute every number for B weightings (B, images)."""
-        out = {**self._precision(weights), **self._objects(weights), **self._tide(weights)}
-        return {**out, **self._lrp(weights), **self._calibration(weights), **self._kept(weights)}
+        positives = self._positives(weights)
+        out = {**self._precision(weights, positives), **self._objects(weights), **self._tide(weights, positives)}
+        return {**out, **self._lrp(weights, positives), **self._calibration(weights), **self._kept(weights)}
 
     def _blank(self, weights: np.ndarray) -> np.ndarray:
         return np.full((len(weights), self.strata), np.nan)
 
-    def _precision(self, weights: np.ndarray) -> Numbers:
+    def _aps(self, ranking: Ranking, positives: Positives, weights: np.ndarray, levels: int) -> np.ndarray:
+        """(4 sizes, classes, B, levels) average precision."""
+        out = np.full((len(SIZES), len(self.classes), len(weights), levels), np.nan)
+        for s in range(len(SIZES)):
+            for i, c in enumerate(map(int, self.classes)):
+                out[s, i] = average_precision(ranking[c, s], positives[c, s], weights, levels)
+        return out
+
+    def _precision(self, weights: np.ndarray, positives: Positives) -> Numbers:
         """AP as it is and under every oracle, with AP50 and AP75 of the former, and the split of the loss."""
-        out: Numbers = {}
-        value = len(weights) == 1  # oracles by size get no interval: it would double the time of the whole report
-        for name in ("ap", *ORACLES):
-            aps = np.full((len(SIZES), len(self.classes), len(weights), 10), np.nan)
-            for s in range(len(SIZES) if name == "ap" or value else 1):
-                for i, c in enumerate(self.classes):
-                    chosen = (self.objects["cls"] == c) & ((self.objects["size"] == s) | (s == 0))
-                    ranked = self.ranked[name, int(c), s]
-                    aps[s, i] = average_precision(ranked, self._positives(weights, chosen), weights)
-            wanted = {"ap": slice(None), "ap50": slice(0, 1), "ap75": slice(5, 6)}
-            for label, levels in wanted.items():
-                if name == "ap" or label == "ap":
-                    out[label if name == "ap" else f"ap_{name}"] = self._spread(aps[..., levels].mean(-1), weights)
+        aps = self._aps(self.ranked["ap"], positives, weights, 10)
+        wanted = {"ap": slice(None), "ap50": slice(0, 1), "ap75": slice(5, 6)}
+        out = {label: self._spread(aps[..., levels].mean(-1)) for label, levels in wanted.items()}
+        for name in ORACLES:
+            out[f"ap_{name}"] = self._spread(self._aps(self.ranked[name], positives, weights, 10).mean(-1))
         split = [split_loss(*v) for v in zip(*(out[n] for n in SPLIT_FROM), strict=True)]
         for part in ("scores", "boxes", "unseen"):
             out[f"loss_{part}"] = np.stack([row[part] for row in split])  # type: ignore[arg-type]
         out["loss_alignment"] = out["ap_aligned"] - out["ap"]
+        agreement = np.minimum(np.maximum(out["loss_alignment"], 0), np.maximum(out["loss_scores"], 0))
+        out["loss_classes"] = out["loss_scores"] - agreement
         return out
 
-    def _spread(self, per_class: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    def _spread(self, per_class: np.ndarray) -> np.ndarray:
         """Place (4 sizes, classes, B) values into strata; means over classes for overall and sizes."""
-        out = self._blank(weights)
+        out = np.full((per_class.shape[2], self.strata), np.nan)
         out[:, 0] = _mean(per_class[0].T)
         out[:, 1 + self.classes] = per_class[0].T
         for s in (1, 2, 3):
@@ -169,63 +187,55 @@ class Measurer:
         for s in (1, 2, 3):
             yield self.k + s, self.objects["size"] == s
 
-    def _ap50(self, ranked: dict[int, Ranked], weights: np.ndarray, positives: dict[int, np.ndarray]) -> np.ndarray:
-        values = [average_precision(ranked[int(c)], positives[int(c)], weights, levels=1)[:, 0] for c in self.classes]
-        return np.stack(values) if values else np.empty((0, len(weights)))
-
-    def _tide(self, weights: np.ndarray) -> Numbers:
-        """AP50 each kind of error costs, overall and per class."""
-        count = {int(c): self._positives(weights, self.objects["cls"] == c) for c in self.classes}
-        plain = {int(c): self.ranked["ap", int(c), 0] for c in self.classes}
-        base = self._ap50(plain, weights, count)
+    def _tide(self, weights: np.ndarray, positives: Positives) -> Numbers:
+        """AP50 each kind of error costs, overall, per class and per size."""
+        base = self._aps(self.ranked["ap"], positives, weights, 1)[..., 0]
+        gone = self._positives(weights, self.objects["missed"])
+        left = {key: n - gone[key] for key, n in positives.items()}
         out: Numbers = {}
         for kind in ERRORS:
-            ranked, positives = plain, count
             if kind == Kind.MISSED:
-                gone = {int(c): (self.objects["cls"] == c) & self.objects["missed"] for c in self.classes}
-                positives = {c: n - self._positives(weights, gone[c]) for c, n in count.items()}
+                fixed = self._aps(self.ranked["ap"], left, weights, 1)[..., 0]
+                fixed = np.where(np.isnan(fixed) & ~np.isnan(base), 0.0, fixed)  # all missed: nothing left to find
             else:
-                ranked = self.repaired[kind]
-            fixed = self._ap50(ranked, weights, positives)
-            fixed = np.where(np.isnan(fixed) & ~np.isnan(base), 0.0, fixed)  # all objects missed: nothing left to find
-            name = f"tide_{kind.name.lower()}"
-            out[name] = self._blank(weights)
-            out[name][:, 1 + self.classes] = np.maximum(fixed - base, 0).T
-            out[name][:, 0] = np.maximum(_mean(fixed.T) - _mean(base.T), 0)
+                fixed = self._aps(self.repaired[kind], positives, weights, 1)[..., 0]
+            out[f"tide_{kind.name.lower()}"] = np.maximum(self._spread(fixed) - self._spread(base), 0)
         return out
 
-    def _lrp(self, weights: np.ndarray) -> Numbers:
-        """oLRP, its components and the optimal threshold; overall is the mean over classes."""
+    def _lrp(self, weights: np.ndarray, positives: Positives) -> Numbers:
+        """oLRP, its components and the optimal threshold; overall and for sizes the means over classes."""
+        values = np.full((5, len(SIZES), len(self.classes), len(weights)), np.nan)
+        for s in range(len(SIZES)):
+            for i, c in enumerate(map(int, self.classes)):
+                values[:, s, i] = lrp(self.ranked["ap"][c, s], positives[c, s], weights).T
         names = ("olrp", "olrp_localisation", "olrp_false_positive", "olrp_false_negative", "threshold")
-        out = {name: self._blank(weights) for name in names}
-        for c in self.classes:
-            positives = self._positives(weights, self.objects["cls"] == c)
-            values = lrp(self.ranked["ap", int(c), 0], positives, weights)
-            for i, name in enumerate(names):
-                out[name][:, 1 + int(c)] = values[:, i]
-        for name in names[:-1]:  # one threshold for all classes is not the mean of theirs
-            out[name][:, 0] = _mean(out[name][:, 1 : 1 + self.k])
+        out = {name: self._spread(part) for name, part in zip(names, values, strict=True)}
+        for stratum in (0, *range(self.k + 1, self.strata)):  # one threshold for all classes is not the mean of theirs
+            out["threshold"][:, stratum] = np.nan
         return out
 
     def _calibration(self, weights: np.ndarray) -> Numbers:
+        """D-ECE of all detections together, LaECE as the mean over classes, both also per class and size."""
         out = {"d_ece": self._blank(weights), "la_ece": self._blank(weights)}
-        out["d_ece"][:, 0] = d_ece(self.calibrated, weights)
-        for c in self.classes:
-            rows = self.calibrated[self.calibrated["cls"] == c]
-            out["d_ece"][:, 1 + int(c)], out["la_ece"][:, 1 + int(c)] = d_ece(rows, weights), la_ece(rows, weights)
-        out["la_ece"][:, 0] = _mean(out["la_ece"][:, 1 : 1 + self.k])
+        strata = (0, *range(self.k + 1, self.strata))
+        for stratum, (plain, aware) in zip(strata, self.tallies, strict=True):
+            together, each = d_ece(plain, weights)
+            located = la_ece(aware, weights)[self.classes]
+            out["d_ece"][:, stratum], out["la_ece"][:, stratum] = together, _mean(located.T)
+            if stratum == 0:
+                out["d_ece"][:, 1 + self.classes], out["la_ece"][:, 1 + self.classes] = each[self.classes].T, located.T
         return out
 
     def _kept(self, weights: np.ndarray) -> Numbers:
-        """Score against IoU over the detections that NMS kept on some object; no interval (ranks do not reweight)."""
+        """Score against IoU over the detections that NMS kept on some object."""
         out = {"spearman_kept": self._blank(weights), "pearson_kept": self._blank(weights)}
-        if not (weights == 1).all():
-            return out
         rows = self.detections[self.detections["best_iou"] >= ABOUT_IOU]
-        for stratum, chosen in [(0, slice(None)), *((1 + int(c), rows["cls"] == c) for c in self.classes)]:
-            score, iou = (rows[chosen][n].astype(np.float64) for n in ("score", "best_iou"))
-            out["pearson_kept"][:, stratum] = correlation(score, iou)
-            out["spearman_kept"][:, stratum] = correlation(rankdata(score), rankdata(iou))
+        strata = [(0, np.ones(len(rows), bool)), *((1 + int(c), rows["cls"] == c) for c in self.classes)]
+        strata += [(self.k + s, rows["best_size"] == s) for s in (1, 2, 3)]
+        for stratum, chosen in strata:
+            mine = rows[chosen]
+            found = correlations(mine["score"], mine["best_iou"], mine["image"], weights)
+            out["pearson_kept"][:, stratum], out["spearman_kept"][:, stratum] = found
         return out
 
 

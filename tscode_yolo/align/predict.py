@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -103,6 +104,31 @@ def to_tensor(images: list[np.ndarray], device: torch.device) -> Tensor:
     return torch.from_numpy(stack).to(device).float() / 255
 
 
+def _open(model: str | YOLO) -> tuple[YOLO, Any]:
+    """Open a detection model; refuse everything else in one sentence."""
+    try:
+        host = model if isinstance(model, YOLO) else YOLO(model)
+    except KeyError as error:
+        raise ValueError(f"model={model}: expected a checkpoint or a model YAML, got a file without {error}") from None
+    except (EOFError, RuntimeError, pickle.UnpicklingError) as error:  # an older host lets torch speak
+        reason = str(error).split("\n")[0]
+        raise ValueError(f"model={model}: expected a checkpoint, got a file torch cannot read ({reason})") from None
+    net = host.model
+    head = net.model[-1] if isinstance(net, nn.Module) and hasattr(net, "model") else None
+    if head is not None and host.task != "detect":  # their heads are Detects too
+        raise TypeError(
+            f"model={model}: expected a detection model, got one of the task {host.task!r} with a "
+            f"{type(head).__name__} head; align looks at boxes and their classes"
+        )
+    if not isinstance(head, Detect):
+        got = f"a {type(head).__name__} head" if head is not None else "no PyTorch model"
+        raise TypeError(
+            f"model={model}: expected a detection model with a Detect head (a .pt of the task 'detect'), "
+            f"got {got}; RT-DETR and exported formats have no anchor points to look at"
+        )
+    return host, net
+
+
 class Detector:
     """A detection model opened for looking: forward to raw predictions.
 
@@ -125,19 +151,7 @@ class Detector:
         end2end: bool | None = None,
         rect: bool = True,
     ) -> None:
-        try:
-            host = model if isinstance(model, YOLO) else YOLO(model)
-        except KeyError as error:
-            raise ValueError(
-                f"model={model}: expected a checkpoint or a model YAML, got a file without {error}"
-            ) from None
-        net = host.model
-        head = net.model[-1] if isinstance(net, nn.Module) and hasattr(net, "model") else None
-        if host.task != "detect" or not isinstance(head, Detect):
-            raise TypeError(
-                f"expected a detection model with a Detect head (a .pt of task 'detect'), got task {host.task!r} with "
-                f"{type(head).__name__}; RT-DETR and exported formats have no anchor points to look at"
-            )
+        host, net = _open(model)
         self.name: str = str(getattr(host, "ckpt_path", None) or (model if isinstance(model, str) else "model"))
         self.device: torch.device = select_device(device, verbose=False)
         self.net: Any = copy.deepcopy(net).to(self.device).float().eval()

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import ultralytics
 from scipy.special import ndtr, ndtri
+from ultralytics.utils import TQDM
 
 import tscode_yolo
 
@@ -27,7 +28,6 @@ from .tide import Kind
 
 LEVEL = 0.95
 RANK_EDGES = (1, 2, 3, 4, 6, 11, 21, 51, 101)  # 1, 2, 3, 4-5, 6-10, 11-20, 21-50, 51-100, more
-NO_INTERVAL = ("spearman_kept", "pearson_kept")
 
 
 def interval(value: float, draws: np.ndarray) -> tuple[float, float] | None:
@@ -59,18 +59,23 @@ def _cell(value: float, draws: np.ndarray) -> dict[str, float | None]:
     }
 
 
-def bootstrap(measurer: Measurer, draws: int, seed: int) -> tuple[Numbers, Numbers]:
+def bootstrap(measurer: Measurer, draws: int, seed: int, progress: bool = False) -> tuple[Numbers, Numbers]:
     """Values and draws of every number.
 
     Args:
         measurer: of one model.
         draws: B bootstrap replicates; 0 for none.
         seed: the same for two models makes their draws a pair.
+        progress: show a bar.
 
     Returns:
         Name -> (S,) values, and name -> (B, S) draws.
     """
-    parts = [measurer(w) for w in resamples(measurer.images, draws, seed)]
+    parts = []
+    with TQDM(total=draws + 1, desc="intervals", disable=not progress) as bar:
+        for weights in resamples(measurer.images, draws, seed):
+            parts.append(measurer(weights))
+            bar.update(len(weights))
     empty = np.empty((0, measurer.strata))
     return (
         {name: part[0] for name, part in parts[0].items()},
@@ -82,7 +87,9 @@ def _strata(values: Numbers, draws: Numbers, stratum: int) -> dict[str, dict[str
     return {name: _cell(values[name][stratum], draws[name][:, stratum]) for name in values}
 
 
-def build(collection: Collection, settings: Settings, draws: int = 200, seed: int = 0) -> dict[str, Any]:
+def build(
+    collection: Collection, settings: Settings, draws: int = 200, seed: int = 0, progress: bool = False
+) -> dict[str, Any]:
     """Turn a collection into the report's data, ready for JSON.
 
     Args:
@@ -90,6 +97,7 @@ def build(collection: Collection, settings: Settings, draws: int = 200, seed: in
         settings: it was made with.
         draws: bootstrap replicates.
         seed: of the replicates.
+        progress: show a bar for each model.
 
     Returns:
         ``data``, ``models`` (overall, sizes, classes, plots), ``difference`` (first minus second model),
@@ -100,7 +108,7 @@ def build(collection: Collection, settings: Settings, draws: int = 200, seed: in
     results, models = [], []
     for collector in collection.collectors:
         measurer = Measurer(collector, images, len(names))
-        values, drawn = bootstrap(measurer, draws, seed)
+        values, drawn = bootstrap(measurer, draws, seed, progress)
         results.append((values, drawn))
         models.append(
             {
@@ -136,9 +144,8 @@ def _difference(first: tuple[Numbers, Numbers], second: tuple[Numbers, Numbers])
     """First minus second, overall, on the same draws."""
     out = {}
     for name in first[0]:
-        if name not in NO_INTERVAL:
-            gap = first[1][name][:, 0] - second[1][name][:, 0]
-            out[name] = _cell(first[0][name][0] - second[0][name][0], gap)
+        gap = first[1][name][:, 0] - second[1][name][:, 0]
+        out[name] = _cell(first[0][name][0] - second[0][name][0], gap)
     return out
 
 
@@ -152,6 +159,7 @@ def _data(collection: Collection, names: dict[int, str]) -> dict[str, Any]:
         "classes_without_objects": [n for i, n in names.items() if not collection.class_objects[i]],
         "objects_per_class": {names[i]: n for i, n in sorted(collection.class_objects.items())},
         "problems": list(source.problems),
+        "problems_not_listed": source.unlisted,
     }
 
 

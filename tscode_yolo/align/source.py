@@ -20,6 +20,8 @@ from ultralytics.utils.patches import imread
 from .coco import CocoFile, listed_images
 from .labels import BadLabel, LabelFolder, Objects
 
+LISTED = 20  # problems named in the report: enough to act on; the count says how many more
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -60,6 +62,11 @@ def list_images(places: str | Path | list[str | Path]) -> list[Path]:
     return sorted(found)
 
 
+def short(path: Path) -> str:
+    """A file's name with its folder: enough to find it, without the folders of this machine."""
+    return "/".join(path.parts[-2:])
+
+
 class Source:
     """A data set to walk through: image paths, and a reader of annotations.
 
@@ -75,32 +82,39 @@ class Source:
         self.images, self.annotations, self.names = images, annotations, names
         self.counts: Counter[str] = Counter()
         self.problems: list[str] = []
+        self.unlisted = 0
 
     def __len__(self) -> int:
         return len(self.images)
 
     def _skip(self, kind: str, message: str) -> None:
         self.counts[kind] += 1
-        if len(self.problems) < 20:  # enough to act on; the count says how many more
+        if len(self.problems) < LISTED:
             self.problems.append(message)
+        else:
+            self.unlisted += 1
 
     def __iter__(self) -> Iterator[Sample]:
         self.counts.clear()
         self.problems.clear()
+        self.unlisted = 0
         for path in self.images:
             self.counts["images_listed"] += 1
             try:
                 image = imread(str(path))
             except (OSError, cv2.error) as error:
-                self._skip("corrupt_images", f"{path.name}: {error}")
+                self._skip("corrupt_images", f"{short(path)}: {error}")
                 continue
             if image is None:
-                self._skip("corrupt_images", f"{path.name}: cannot be decoded as an image")
+                self._skip("corrupt_images", f"{short(path)}: cannot be decoded as an image")
+                continue
+            if image.ndim != 3 or image.shape[2] != 3:
+                self._skip("corrupt_images", f"{short(path)}: expected three channels, got the shape {image.shape}")
                 continue
             height, width = image.shape[:2]
             try:
                 objects = self.annotations(path, width, height)
-            except (BadLabel, UnicodeDecodeError) as error:
+            except BadLabel as error:
                 self._skip("corrupt_labels", str(error))
                 continue
             if objects is None:
@@ -142,7 +156,10 @@ def open_source(
         reader: Callable[[Path, int, int], Objects | None] = CocoFile(Path(data), names)
         paths = list_images(images)
     else:
-        spec = check_det_dataset(str(data))
+        try:
+            spec = check_det_dataset(str(data))
+        except SyntaxError as error:  # the host's word for a YAML without val or names
+            raise ValueError(f"data={data}: {error}") from None
         if not spec.get(split):
             raise ValueError(
                 f"expected a part named {split!r} in {data}, got {sorted(set(spec) & {'train', 'val', 'test'})}"

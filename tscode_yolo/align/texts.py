@@ -18,6 +18,7 @@ KEY_NUMBERS: dict[str, tuple[str, str, str]] = {  # name -> label, note, how it 
     "covered": ("covered objects", "some raw box has IoU 0.5", "percent"),
     "spearman": ("Spearman, score and IoU", "inside each object, before NMS", "plain"),
     "pearson": ("Pearson, score and IoU", "inside each object, before NMS", "plain"),
+    "spearman_kept": ("Spearman, kept boxes", "score and IoU over all boxes after NMS", "plain"),
     "olrp": ("oLRP", "0 is perfect", "percent"),
     "olrp_localisation": ("oLRP, localisation", "mean 1 - IoU of hits", "percent"),
     "olrp_false_positive": ("oLRP, false positives", "1 - precision", "percent"),
@@ -30,7 +31,20 @@ LOWER_IS_BETTER = {
     "loss_alignment", "rank", "gap", "nms_removed", "below_floor", "olrp", "olrp_localisation", "olrp_false_positive",
     "olrp_false_negative", "d_ece", "la_ece",
 }  # fmt: skip
+MORE_COLUMNS = (
+    "tide_classification", "tide_localisation", "tide_both", "tide_duplicate", "tide_background", "tide_missed",
+    "olrp_localisation", "olrp_false_positive", "olrp_false_negative", "d_ece", "ap_ranking", "ap_localisation",
+    "spearman_kept",
+)  # fmt: skip
 COLUMNS = ("ap", "loss_alignment", "rank", "gap", "nms_removed", "covered", "spearman", "olrp", "la_ece", "threshold")
+LOSS_SOURCES = {
+    "agreement": "loss_alignment", "boxes": "loss_boxes", "classes": "loss_classes", "unseen": "loss_unseen",
+}  # fmt: skip
+PRESS = "Press a picture to enlarge it; the PNGs beside this page hold each whole."
+SIZES_INTRO = (
+    "Sizes are COCO's: small under 32² pixels, large over 96². Small figures are intervals. Each class has a threshold "
+    "of its own, so there is none for a size."
+)
 LOSS_PARTS = {
     "agreement": ("head: disagreement", "scores do not follow IoU inside an object"),
     "boxes": ("head: boxes", "localisation, or labels drawn loosely"),
@@ -63,12 +77,17 @@ DEFINITIONS = {
     "taken second (Shapley value). Disagreement is the part of the score half that re-dealing recovers.",
     "AP": "COCO: 101 recalls, IoU 0.50 to 0.95, crowds ignored, all detections the limit lets through. Means over "
     "classes that have objects. It differs from the host's own interpolation by a little.",
-    "TIDE": "arXiv:2008.08115: AP50 gained by repairing one kind of error.",
+    "Spearman, kept boxes": "Score against IoU with the best object of the class over all boxes that NMS kept, IoU 0.1 "
+    "or more; by size: the size of that object.",
+    "TIDE": "arXiv:2008.08115: AP50 gained by repairing one kind of error. By size, which TIDE has not: the same "
+    "repairs, AP50 on COCO's size range.",
     "LRP, optimal threshold": "arXiv:2011.10772: least over scores of (sum of (1 - IoU) / 0.5 over hits + false "
     "positives + misses) / all three; the score where it is reached is the class's best threshold.",
     "D-ECE, LaECE": "arXiv:2004.13546 (20 bins, all classes) and arXiv:2307.00934 (25 bins a class, then the mean), "
     "for detections with a score of 0.05 or more, hits at IoU 0.5.",
-    "Intervals": "95 %, bias-corrected percentiles of a bootstrap over images; differences are paired.",
+    "Intervals": "95 %, bias-corrected percentiles of a bootstrap over images; differences are paired. Every number is "
+    "computed anew in each draw, an optimal threshold too. There is none where fewer than 20 draws held anything to "
+    "measure.",
     "Gradient maps": "HiResCAM (arXiv:2011.08891) at the head's inputs, for the class logit and for the four sides of "
     "the object's top-scoring box; below it the gradient at the pixels.",
 }
@@ -87,8 +106,9 @@ p{margin:.2em 0 .8em;color:var(--soft);overflow-wrap:anywhere}.kicker{font-size:
 small{display:block;color:var(--soft);font-size:.78rem;font-weight:400;line-height:1.3}
 .stack{display:flex;height:26px;border-radius:6px;overflow:hidden;margin:.2em 0 .8em;background:var(--line)}
 .stack i{display:block}
-.bar{display:grid;grid-template-columns:minmax(130px,240px) 1fr 64px;gap:10px;align-items:center;margin:.35em 0}
-.bar b{text-align:right;font-variant-numeric:tabular-nums}.track{background:#eef1f4;border-radius:5px;height:16px}
+.bar{display:grid;grid-template-columns:minmax(130px,240px) 1fr 104px;gap:10px;align-items:center;margin:.35em 0}
+.bar b{text-align:right;font-variant-numeric:tabular-nums;line-height:1.2}
+.track{background:#eef1f4;border-radius:5px;height:16px}
 .track i{display:block;height:100%;border-radius:5px}
 .reached{background:var(--reached)}.agreement{background:var(--agreement)}.boxes{background:var(--boxes)}
 .classes{background:var(--classes)}.unseen{background:var(--unseen)}
@@ -98,13 +118,18 @@ th,td{padding:6px 10px;border-bottom:1px solid var(--line);text-align:right;vert
 font-variant-numeric:tabular-nums}
 th:first-child{text-align:left;position:sticky;left:0;background:var(--paper)}td small{white-space:nowrap}
 .better{color:#0b7a3b;font-weight:600}.worse{color:#b3124a;font-weight:600}
-.gallery{display:grid;gap:16px}.gallery.two{grid-template-columns:repeat(auto-fit,minmax(300px,1fr))}
+.gallery{display:grid;gap:22px}.gallery.two{grid-template-columns:repeat(auto-fit,minmax(300px,1fr))}
+.parts{display:grid;gap:10px;align-items:start}.parts.two{grid-template-columns:1fr 1fr}
+.parts.many{grid-template-columns:repeat(4,1fr)}
+.zoom{display:block;overflow-x:auto;cursor:zoom-in}.zoom:has(:checked){grid-column:1/-1;cursor:zoom-out}
+.zoom input{position:absolute;opacity:0}.zoom:focus-within{outline:2px solid var(--classes)}
 figure{margin:0}img{width:100%;height:auto;border-radius:6px;display:block}
 figcaption{font-size:.85rem;color:var(--soft);padding-top:4px;overflow-wrap:anywhere}
 summary{cursor:pointer;font-weight:600;padding:4px 0}dt{font-weight:600;margin-top:.5em}dd{margin:0;color:var(--soft)}
-@media(max-width:560px){.gallery:not(.two) figure{overflow-x:auto}.gallery:not(.two) img{width:680px;max-width:none}
-.gallery figcaption{position:sticky;left:0}main{padding:8px}header,section{padding:14px 12px}
-.bar{grid-template-columns:1fr 62px}.bar .track{grid-row:2;grid-column:1/3}th,td{padding:5px 4px}
+@media(max-width:560px){main{padding:8px}header,section{padding:14px 12px}
+.parts.two{grid-template-columns:1fr}.parts.many{grid-template-columns:1fr 1fr}
+.zoom:has(:checked) img{width:200%;max-width:none}
+.bar{grid-template-columns:1fr 104px}.bar .track{grid-row:2;grid-column:1/3}th,td{padding:5px 4px}
 table{font-size:.82rem}th small,td small{font-size:.68rem;white-space:normal}
 th:first-child{min-width:96px;max-width:120px}}
 @media print{section{break-inside:avoid}}

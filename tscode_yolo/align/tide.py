@@ -5,7 +5,8 @@ in corner cases read in tidecv 1.0.1 and tidecv-light 1.0.2 (MIT). At IoU 0.5 (f
 positive is, in this order: localisation, classification, duplicate, background, both. A ground truth that no
 classification or localisation error points at is missed. Each cost is AP50 with that kind repaired minus AP50.
 Differs from tidecv: classes without ground truth are left out of the mean, as COCO does; tidecv gives them 0 when they
-have predictions. Detections in crowd regions are no errors.
+have predictions. Detections in crowd regions are no errors. By size (tidecv has none): the same repairs, the gain read
+on COCO's size range, where objects of other sizes are ignored; a repaired detection counts in the size of its object.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def diagnose(
         objects: G annotations.
 
     Returns:
-        (D,) kinds; (D,) class the detection would be correct in once repaired, -1 if repairing removes it;
+        (D,) kinds; (D,) annotation the detection would find once repaired, -1 if repairing removes it;
         (G,) bool missed; (G,) bool without a true positive at 0.5.
     """
     counted = np.flatnonzero(~objects.ignore)
@@ -62,7 +63,7 @@ def diagnose(
         target = _classify(boxes, cls, wrong, counted, used, objects, kind)
         for d, g in zip(wrong, target, strict=True):  # best score first: the first aim at an object wins it
             if g >= 0 and not used[g] and not aimed[g]:
-                aimed[g], repaired[d] = True, objects.labels[g]
+                aimed[g], repaired[d] = True, g
     unfound = ~used & ~objects.ignore
     return kind, repaired, unfound & ~aimed, unfound
 

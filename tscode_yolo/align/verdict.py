@@ -13,6 +13,7 @@ from typing import Any
 
 CLEAR = 1.25  # one cause is named alone only if it is this much larger than the other
 FEW_OBJECTS = 50
+FEW_IMAGES = 20
 
 
 def shares(overall: dict[str, dict[str, float | None]]) -> dict[str, float]:
@@ -28,7 +29,7 @@ def shares(overall: dict[str, dict[str, float | None]]) -> dict[str, float]:
     def get(name: str) -> float:
         return float(overall[name]["value"] or 0.0)
 
-    agreement = min(max(get("loss_alignment"), 0.0), max(get("loss_scores"), 0.0))
+    agreement = min(max(get("loss_alignment"), 0.0), max(get("loss_scores"), 0.0))  # as in Measurer's "loss_classes"
     return {
         "agreement": agreement,
         "boxes": get("loss_boxes"),
@@ -47,6 +48,8 @@ def headline(report: dict[str, Any]) -> str:
     overall = report["models"][0]["overall"]
     if overall["ap"]["value"] is None:
         return "There are no labelled objects to measure against."
+    if report["models"][0]["counts"].get("detections") == 0:
+        return f"The model detects nothing: no box scores above conf={report['settings']['conf']}."
     part = shares(overall)
     head, rest = part["agreement"] + part["boxes"], part["classes"] + part["unseen"]
     if head + rest <= 0:
@@ -102,6 +105,9 @@ def _data_findings(model: dict[str, Any], data: dict[str, Any]) -> list[str]:
     told = [f"{n} {what}" for n, what in doubts if n]
     if told:
         out.append("In the labels: " + ", ".join(told) + ".")
+    if data["images_read"] < FEW_IMAGES:
+        images = "1 image was" if data["images_read"] == 1 else f"{data['images_read']} images were"
+        out.append(f"Only {images} read: too little to tell, whatever the numbers and their intervals say.")
     few = [name for name, n in data["objects_per_class"].items() if n < FEW_OBJECTS]
     if few or data["classes_without_objects"]:
         out.append(
