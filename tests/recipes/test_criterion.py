@@ -196,7 +196,7 @@ def test_twins_share_the_schedule_of_the_host(name, monkeypatch):
     many, one = make_preds(quality=name != "defcn"), make_preds(seed=1)
     vector, items = loss({"one2many": many, "one2one": one}, make_batch())
     assert tuple(items) == loss.loss_names
-    assert loss.loss_names[-2:] == ("o2o_box", "o2o_cls")
+    assert loss.loss_names[-2:] == ("o2obox_loss", "o2ocls_loss")
     share = torch.tensor([0.8] * (len(items) - 2) + [0.2] * 2)
     torch.testing.assert_close(vector.detach(), 2 * share * torch.stack(list(items.values())))
     vector.sum().backward()

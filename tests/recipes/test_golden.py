@@ -200,8 +200,9 @@ def test_simota_takes_as_many_points_as_the_overlaps_add_up_to():
     losses = recipe.losses(preds, targets, TINY, assignment, when)
     expected = {"box_loss": 5 * 7 / 16 / 2, "cls_loss": LN2, "obj_loss": 2 * LN2, "l1_loss": 0.25}
     assert {key: loss.item() for key, loss in losses.items()} == pytest.approx(expected)
-    early = recipe.losses(preds, targets, TINY, assignment, moment(recipe, 1, 1, epoch=4))
-    assert early["l1_loss"].item() == 0
+    for finished, expected_l1 in ((4, 0.0), (5, 0.25)):  # the last 15 of 20 epochs begin when 5 are finished
+        at = recipe.losses(preds, targets, TINY, assignment, moment(recipe, 1, 1, epoch=finished))
+        assert at["l1_loss"].item() == pytest.approx(expected_l1)
 
 
 def test_ota_supplies_as_many_labels_as_the_overlaps_add_up_to():

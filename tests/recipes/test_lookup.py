@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tscode_yolo.recipes import RECIPES, get_recipe
+from tscode_yolo.recipes import RECIPES, get_recipe, recipe_from
 
 
 def test_the_table_holds_the_papers_nine_and_simota():
@@ -40,3 +40,8 @@ def test_overrides_replace_the_published_values():
 def test_mistakes_get_one_clear_error(name, overrides, error, message):
     with pytest.raises(error, match=message):
         get_recipe(name, **overrides)
+
+
+def test_an_option_that_is_no_name_is_refused():
+    with pytest.raises(ValueError, match="expected names of options in the recipe mapping .*, got 3"):
+        recipe_from({"name": "atss", 3: 4})

@@ -231,7 +231,7 @@ def test_old_hosts_learn_the_loss_names_before_training(monkeypatch):
     trainer = DetectionTrainer.__new__(DetectionTrainer)
     for recipe, end2end, expected in (
         ("atss", False, ("box_loss", "cls_loss", "ctr_loss")),
-        ("tood", True, ("box_loss", "cls_loss", "o2o_box", "o2o_cls")),
+        ("tood", True, ("box_loss", "cls_loss", "o2obox_loss", "o2ocls_loss")),
         (None, False, ("box_loss", "cls_loss", "dfl_loss")),
     ):
         trainer.model = build(recipe, end2end=end2end)

@@ -47,9 +47,10 @@ def rewrite(source, target, change):
     [
         ("yolo11n-tscode.yaml", torch.half, {"tscode": {"finer": True, "recipe": {"name": "atss", "topk": 7}}}),
         ("yolo26n-tscode.yaml", torch.half, {}),
+        ("tscode.yaml", torch.half, {}),
         ("yolo11n.yaml", torch.float32, {}),
     ],
-    ids=["recipe", "end2end", "stock"],
+    ids=["recipe", "end2end", "no scale named", "stock"],
 )
 def test_the_round_trip_is_bitwise(make_checkpoint, tmp_path, name, dtype, changes):
     checkpoint = make_checkpoint(tmp_path / "best.pt", name, dtype, **changes)

@@ -88,6 +88,8 @@ def recipe_from(spec: str | Mapping[str, Any]) -> Recipe:
         return get_recipe(spec)
     if "name" not in spec:
         raise ValueError(f"expected a recipe mapping with a name, like {{name: atss, topk: 11}}, got {dict(spec)}")
+    if strange := [key for key in spec if not isinstance(key, str)]:
+        raise ValueError(f"expected names of options in the recipe mapping {dict(spec)}, got {strange[0]!r}")
     return get_recipe(**spec)
 
 

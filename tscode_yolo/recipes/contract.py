@@ -251,7 +251,6 @@ class Recipe(ABC):
         quality_prior: the same for the quality branch; None leaves it at one half.
         box_prior: initial distance to each side in strides; None keeps the head's.
         names: loss names users see in the progress bar, results.csv and plots.
-        one_to_one: True if a point answers for one object and none repeats, so that no NMS is wanted.
         above_zero: hyper-parameters that zero would make meaningless (widths, temperatures); all may not be negative.
         at_most_one: hyper-parameters that share out a whole, as the exponents of a weighted geometric mean.
     """
@@ -263,7 +262,6 @@ class Recipe(ABC):
     cls_prior: ClassVar[float] = 0.01
     quality_prior: ClassVar[float | None] = None
     box_prior: ClassVar[float | None] = None
-    one_to_one: ClassVar[bool] = False
     above_zero: ClassVar[tuple[str, ...]] = ()
     at_most_one: ClassVar[tuple[str, ...]] = ()
 

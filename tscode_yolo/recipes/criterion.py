@@ -190,7 +190,7 @@ def loss_names(head: Any, recipe: Recipe) -> tuple[str, ...]:
     if getattr(head, "one2one_cv2", None) is None:
         return recipe.loss_names(bins)
     many, one = twins(recipe)
-    return (*many.loss_names(bins), *(f"o2o_{name.removesuffix('_loss')}" for name in one.loss_names(bins)))
+    return (*many.loss_names(bins), *(f"o2o{name}" for name in one.loss_names(bins)))
 
 
 def make_criterion(model: Any, recipe: Recipe) -> RecipeCriterion | TwinCriterion:

@@ -70,7 +70,6 @@ class OneToOne(Recipe):
 
     paper: ClassVar[str] = "End-to-End Object Detection with Fully Convolutional Network, arXiv:2012.03544"
     names: ClassVar[tuple[str, ...]] = ("box_loss", "cls_loss")
-    one_to_one: ClassVar[bool] = True
     above_zero: ClassVar[tuple[str, ...]] = ("radius",)
     at_most_one: ClassVar[tuple[str, ...]] = ("alpha",)
 
@@ -177,7 +176,6 @@ class DeFCN(Recipe):
     quality: ClassVar[str] = "filter3d"
     score: ClassVar[str] = "pq"
     names: ClassVar[tuple[str, ...]] = ("box_loss", "cls_loss", "aux_loss")
-    one_to_one: ClassVar[bool] = True
     above_zero: ClassVar[tuple[str, ...]] = ("radius",)
     at_most_one: ClassVar[tuple[str, ...]] = ("alpha",)
 

@@ -36,7 +36,9 @@ def write(path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, A
     Raises:
         OSError: the file cannot be written.
     """
-    text = json.dumps({"format": FORMAT, **description}, sort_keys=True)
+    text = json.dumps(
+        {"format": FORMAT, **description}
+    )  # in order: the host takes a YAML's first scale if none is named
     own = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     header = {KEY: text, DIGEST: digest(own, text)}
     try:
