@@ -43,5 +43,5 @@ def test_mistakes_get_one_clear_error(name, overrides, error, message):
 
 
 def test_an_option_that_is_no_name_is_refused():
-    with pytest.raises(ValueError, match="expected names of options in the recipe mapping .*, got 3"):
+    with pytest.raises(ValueError, match=r"expected names of options in the recipe mapping .*, got 3"):
         recipe_from({"name": "atss", 3: 4})
