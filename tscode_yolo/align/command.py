@@ -166,9 +166,7 @@ def align(args: AlignArgs) -> Path:
     """
     paths = [args.model, *([args.baseline] if args.baseline else [])]
     names = short_names(paths)
-    results = dict(zip([names[0], names[-1] if args.baseline else "baseline"], _results(args)))
-    for path in results.values():
-        curves.read_results(path)  # a wrong path should not cost a pass over the data
+    runs = _runs(args, names)  # a wrong path should not cost a pass over the data
     detectors = [Detector(p, args.device, args.imgsz, args.end2end, args.rect) for p in paths]
     source = open_source(args.data, detectors[0].names, args.split, args.annotations, args.images, args.limit)
     folder = _folder(args.out)
@@ -184,7 +182,7 @@ def align(args: AlignArgs) -> Path:
     numbers = folder / "report.json"
     _write(numbers, json.dumps(report, indent=1, allow_nan=False).encode())
     try:
-        drawn = list(pictures.draw(pictures.plan(collection, report, names, args.cam, results), args.verbose))
+        drawn = list(pictures.draw(pictures.plan(collection, report, names, args.cam, runs), args.verbose))
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             f"the numbers are complete in {numbers}; no page and no pictures were written"
@@ -199,8 +197,12 @@ def align(args: AlignArgs) -> Path:
     return folder
 
 
-def _results(args: AlignArgs) -> list[str]:
-    return [path for path in (args.results, args.baseline_results) if path]
+def _runs(args: AlignArgs, names: list[str]) -> dict[str, curves.Run]:
+    """Name -> losses of the trainings that have some, the first model's first so that colours agree."""
+    labels = [names[0], names[-1] if args.baseline else "baseline"]
+    paths = [path for path in (args.results, args.baseline_results) if path]
+    found = {label: curves.read_results(path) for label, path in zip(labels, paths)}
+    return {label: run for label, run in found.items() if run is not None}
 
 
 def _clear(folder: Path) -> None:
