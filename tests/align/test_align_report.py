@@ -8,6 +8,7 @@ import re
 
 import numpy as np
 import pytest
+import torch
 
 from tscode_yolo.align import AlignArgs, command, main
 from tscode_yolo.align.collect import Settings, collect
@@ -113,7 +114,9 @@ def test_names_of_classes_and_files_are_escaped(written, tmp_path):
 
 @pytest.mark.parametrize(
     ("args", "message"),
-    [({"data": "d"}, "model="), ({"model": "m"}, "data="), ({"model": "m", "data": "d", "basline": "x"}, "baseline"),
+    [({"data": "d"}, "model="), ({"model": "m"}, "data="),
+     ({"model": "m", "data": "d", "basline": "x"}, "mean baseline"),
+     ({"model": "m", "data": "d", "help": 1}, "known: model, data, .*annotations, images, imgsz, rect"),
      ({"model": "m", "data": "d", "conf": 2}, "conf from 0 to 1"), ({"model": "m", "data": "d", "imgsz": "x"}, "imgsz"),
      ({"model": "m", "data": "d", "limit": 0}, "limit"), ({"model": "m", "data": "d", "cam": -1}, "cam"),
      ({"model": "m", "data": "d", "baseline_results": "r"}, "results="),
@@ -170,6 +173,37 @@ def test_a_place_that_cannot_be_written_costs_no_pass(tmp_path, checkpoint, data
     assert "expected a folder that can be made" in caplog.text
     assert main({**args, "model": str(dataset)}) == 2
     assert "expected a checkpoint or a model YAML" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("keys", "size", "told"), [({}, 96, "the training of the first model"), ({"imgsz": 64}, 64, "imgsz=")]
+)
+def test_the_input_size_is_the_one_of_the_training(tmp_path, checkpoint, dataset, keys, size, told):
+    """As ``yolo val`` does, unless another is asked for; the page and the JSON say which."""
+    args = {"model": checkpoint, "data": str(dataset), "resamples": 0, "examples": 0, "cam": 0, "verbose": False}
+    assert main({**args, **keys, "out": str(tmp_path / "out")}) == 0
+    settings = json.loads((tmp_path / "out" / "report.json").read_text())["settings"]
+    assert (settings["imgsz"], settings["imgsz_from"]) == (size, told)
+    assert f"val, {size} px" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_baseline_of_another_training_size_is_shown_the_first_models(tmp_path, checkpoint, caplog):
+    other = torch.load(checkpoint, weights_only=False)
+    other["train_args"]["imgsz"] = 64
+    torch.save(other, tmp_path / "other.pt")
+    found, _ = command._open(AlignArgs(checkpoint, "d"), [checkpoint, str(tmp_path / "other.pt")])
+    assert [d.imgsz for d in found] == [96, 96]
+    assert [d.trained_imgsz for d in found] == [96, 64]
+    assert "the baseline was trained with imgsz=64; both are shown 96" in caplog.text
+    assert Detector("yolo11n.yaml").imgsz == 640
+
+
+def test_the_page_has_both_halves_of_the_loss(written):
+    text = (written / "report.html").read_text()
+    cell = json.loads((written / "report.json").read_text())["models"][0]["overall"]["loss_scores"]
+    row = text.split("loss, scores' half")[1].split("</tr>")[0]
+    assert f"<td>{number('loss_scores', cell['value'])}<small>" in row
+    assert text.index("loss, scores' half") < text.index("loss, boxes' half")
 
 
 def test_device_zero_is_a_name():
