@@ -205,7 +205,7 @@ def _open(args: AlignArgs, paths: list[str]) -> tuple[list[Detector], str]:
     first = Detector(paths[0], args.device, args.imgsz, args.end2end, args.rect)
     rest = [Detector(p, args.device, first.imgsz, args.end2end, args.rect) for p in paths[1:]]
     if args.imgsz is not None:
-        return [first, *rest], "imgsz="
+        return [first, *rest], "given"
     source = "the training of the first model" if first.trained_imgsz else "the default, for the model names none"
     LOGGER.info(f"tscode align: imgsz={first.imgsz}, {source}")
     for other in rest:
