@@ -53,6 +53,14 @@ def test_candidates_and_nms_equal_the_hosts(seed):
     assert pairs.cls[final].tolist() == expected[:, 5].astype(int).tolist()
 
 
+def test_classes_of_huge_images_do_not_suppress_each_other():
+    """Class 1 shifted by the host's 7680 would lie on class 0; within a class NMS goes on."""
+    boxes = np.array([[7780.0, 7780, 7900, 7900], [100, 100, 220, 220], [7781, 7781, 7901, 7901], [101, 100, 221, 220]])
+    pairs = Candidates(np.arange(4), np.array([0, 1, 0, 1]), np.array([0.9, 0.8, 0.7, 0.6]), boxes)
+    assert suppress(pairs, 0.5).tolist() == [0, 1]
+    assert suppress(pairs, 0.99).tolist() == [0, 1, 2, 3]
+
+
 def test_an_ignored_object_is_neither_found_nor_a_false_positive():
     objects = Objects.build([A, [200, 200, 300, 300]], [0, 0], ignore=[True, False])
     found = match(np.array([A, A, [200.0, 200, 300, 300]]), np.array([0, 0, 0]), objects)

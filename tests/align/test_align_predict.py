@@ -35,6 +35,11 @@ def _image(seed=0, height=96, width=80):
     return np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
 
 
+def test_an_rtdetr_yaml_is_refused_for_what_it_is():
+    with pytest.raises(TypeError, match=r"model=rtdetr-l\.yaml: .*RT-DETR and exported formats have no anchor points"):
+        Detector("rtdetr-l.yaml")
+
+
 @pytest.mark.parametrize(("name", "end2end"), HEADS)
 def test_raw_predictions_equal_the_networks_output(name, end2end):
     """Against the network itself: its decoded output, or for an end-to-end head its top rows."""
@@ -127,7 +132,7 @@ def test_detections_equal_the_hosts_validator(tmp_path, checkpoint, rect):
 
 @pytest.mark.parametrize(("name", "end2end"), HEADS)
 def test_gradient_maps_show_only_the_levels_a_branch_reads(name, end2end):
-    """A stock branch reads its own level alone; a TSCODE box branch reads its neighbours too."""
+    """A stock branch reads its own level alone; a TSCODE box branch its neighbours too, a class logit them by lqe."""
     torch.manual_seed(0)
     model = YOLO(name, verbose=False)
     for parameter in model.model.model[-1].parameters():  # a fresh TSCODE head adds nothing of other levels yet
@@ -150,6 +155,9 @@ def test_gradient_maps_show_only_the_levels_a_branch_reads(name, end2end):
             assert found.levels[16] == pytest.approx(1)
     if "tscode" in name:
         assert {s for s, v in maps["box"].levels.items() if v > 0} == {8, 16, 32}
+        assert 8 in {s for s, v in maps["class"].levels.items() if v > 0}  # through lqe, fed by the box tower
+        detector.head.lqe = detector.head.one2one_lqe = None
+        maps = branch_maps(detector, _image(height=64, width=96), anchor, 0, np.array([8, 8, 60, 60.0]))
         assert {s for s, v in maps["class"].levels.items() if v > 0} <= {16, 32}
     assert not detector.head._forward_pre_hooks
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import base64
 import json
 import re
+from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tscode_yolo.align import AlignArgs, command, main
 from tscode_yolo.align.collect import Settings, collect
 from tscode_yolo.align.command import short_names
-from tscode_yolo.align.curves import measured, plot_curves, read_results
 from tscode_yolo.align.html import number
 from tscode_yolo.align.measure import Measurer
 from tscode_yolo.align.predict import Detector
@@ -113,7 +115,9 @@ def test_names_of_classes_and_files_are_escaped(written, tmp_path):
 
 @pytest.mark.parametrize(
     ("args", "message"),
-    [({"data": "d"}, "model="), ({"model": "m"}, "data="), ({"model": "m", "data": "d", "basline": "x"}, "baseline"),
+    [({"data": "d"}, "model="), ({"model": "m"}, "data="),
+     ({"model": "m", "data": "d", "basline": "x"}, "mean baseline"),
+     ({"model": "m", "data": "d", "help": 1}, "known: model, data, .*annotations, images, imgsz, rect"),
      ({"model": "m", "data": "d", "conf": 2}, "conf from 0 to 1"), ({"model": "m", "data": "d", "imgsz": "x"}, "imgsz"),
      ({"model": "m", "data": "d", "limit": 0}, "limit"), ({"model": "m", "data": "d", "cam": -1}, "cam"),
      ({"model": "m", "data": "d", "baseline_results": "r"}, "results="),
@@ -170,6 +174,47 @@ def test_a_place_that_cannot_be_written_costs_no_pass(tmp_path, checkpoint, data
     assert "expected a folder that can be made" in caplog.text
     assert main({**args, "model": str(dataset)}) == 2
     assert "expected a checkpoint or a model YAML" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("keys", "size", "told"), [({}, 96, "the training of the first model"), ({"imgsz": 64}, 64, "given")]
+)
+def test_the_input_size_is_the_one_of_the_training(tmp_path, checkpoint, dataset, keys, size, told):
+    """As ``yolo val`` does, unless another is asked for; the page and the JSON say which."""
+    args = {"model": checkpoint, "data": str(dataset), "resamples": 0, "examples": 0, "cam": 0, "verbose": False}
+    assert main({**args, **keys, "out": str(tmp_path / "out")}) == 0
+    settings = json.loads((tmp_path / "out" / "report.json").read_text())["settings"]
+    assert (settings["imgsz"], settings["imgsz_from"]) == (size, told)
+    assert f"val, {size} px" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_baseline_of_another_training_size_is_shown_the_first_models(tmp_path, checkpoint, caplog):
+    other = torch.load(checkpoint, weights_only=False)
+    other["train_args"]["imgsz"] = 64
+    torch.save(other, tmp_path / "other.pt")
+    found, _ = command._open(AlignArgs(checkpoint, "d"), [checkpoint, str(tmp_path / "other.pt")])
+    assert [d.imgsz for d in found] == [96, 96]
+    assert [d.trained_imgsz for d in found] == [96, 64]
+    assert "the baseline was trained with imgsz=64; both are shown 96" in caplog.text
+    assert Detector("yolo11n.yaml").imgsz == 640
+
+
+def test_the_page_has_both_halves_of_the_loss(written):
+    text = (written / "report.html").read_text()
+    cell = json.loads((written / "report.json").read_text())["models"][0]["overall"]["loss_scores"]
+    row = text.split("loss, scores' half")[1].split("</tr>")[0]
+    assert f"<td>{number('loss_scores', cell['value'])}<small>" in row
+    assert text.index("loss, scores' half") < text.index("loss, boxes' half")
+
+
+def test_every_key_is_documented():
+    """One row a key in the order of AlignArgs, with its default where that is a plain value."""
+    text = (Path(__file__).parents[2] / "docs" / "align.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) ?\|", text, re.MULTILINE))
+    assert list(rows) == [f.name for f in fields(AlignArgs)]
+    for field in fields(AlignArgs):
+        if isinstance(field.default, bool | int | float | str):
+            assert rows[field.name].strip("`") == str(field.default).lower(), field.name
 
 
 def test_device_zero_is_a_name():
@@ -271,39 +316,6 @@ def test_findings_repeat_the_numbers(written):
     assert findings(report) == report["findings"]
     assert f"AP is {100 * report['models'][0]['overall']['ap']['value']:.1f} %" in report["findings"][0]
     assert any("corrupt" in line for line in report["findings"])
-
-
-def test_epochs_without_validation_are_no_points_of_the_curve():
-    assert measured([1, 2, 3, 4, 5, 6], [0.0, 0.0, 3.0, 3.0, 2.0, 2.5]) == ([3, 5, 6], [3.0, 2.0, 2.5])
-    assert measured([1, 2], [0.0, 0.0]) == ([], [])
-
-
-def test_curves_read_padded_names_and_refuse_other_files(tmp_path):
-    (tmp_path / "results.csv").write_text(CSV)
-    run = read_results(tmp_path)
-    assert run == {"epoch": [1, 2], "train/cls_loss": [2, 1], "val/cls_loss": [2.5, 1.5]}
-    lines = plot_curves({"a": run, "b": run}).axes[0].lines
-    assert [line.get_ydata().tolist() for line in lines] == [[2, 1], [2.5, 1.5]] * 2
-    for content, message in (
-        (CSV.replace("1.5", ""), r"results\.csv:3: expected a number in val/cls_loss, got 'nothing'"),
-        (CSV.replace("1.5", "x"), r"results\.csv:3: expected a number in val/cls_loss, got 'x'"),
-        (CSV.replace(",1.5", ""), r"results\.csv:3: expected a number in val/cls_loss"),
-        ("", "at least one epoch"),
-        ("\0\0", r"results\.csv"),
-    ):
-        (tmp_path / "results.csv").write_text(content)
-        with pytest.raises(ValueError, match=message):
-            read_results(tmp_path)
-    (tmp_path / "results.csv").write_bytes(b"epoch,\xff\xfe\x00")
-    with pytest.raises(ValueError, match=r"results\.csv, which is no CSV text"):
-        read_results(tmp_path)
-    (tmp_path / "results.csv").write_text("epoch,loss\n1,2\n")
-    with pytest.raises(
-        ValueError, match="without the columns train/cls_loss, val/cls_loss; it begins with epoch, loss"
-    ):
-        read_results(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"results\.csv"):
-        read_results(tmp_path / "none")
 
 
 def test_a_crowded_scene_goes_through_every_number(measure):

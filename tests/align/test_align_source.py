@@ -109,6 +109,45 @@ def test_coco_json_brings_crowds_areas_and_classes_by_name(tmp_path):
     assert objects.ignore.tolist() == [False, True, True]
 
 
+@pytest.mark.parametrize(
+    ("part", "number", "change", "message"),
+    [("annotations", 0, {"image_id": [11]}, r"annotations\[0\]: expected a number or a text as image_id, got \[11\]"),
+     ("annotations", 1, {"category_id": {}}, r"annotations\[1\]: expected a number or a text as category_id, got \{\}"),
+     ("images", 0, {"file_name": 5}, r"images\[0\]: expected a text as file_name, got 5"),
+     ("images", 1, {"file_name": "./0000.png"}, r"images\[1\]: expected a file_name of its own, .* of images\[0\]"),
+     ("images", 1, {"id": 11}, r"images\[1\]: expected an id of its own, got 11 of images\[0\]"),
+     ("categories", 0, {"id": None}, r"categories\[0\]: expected a number or a text as id"),
+     ("annotations", 0, {"id": 8, "iscrowd": "0"}, r"annotation 8: expected 0 or 1 as iscrowd, got '0'"),
+     ("annotations", 0, {"id": 8, "ignore": []}, r"annotation 8: expected 0 or 1 as ignore, got \[\]")],
+)  # fmt: skip
+def test_an_odd_entry_of_a_coco_json_is_named_with_its_file(tmp_path, part, number, change, message):
+    file = _coco(tmp_path)
+    content = json.loads(file.read_text())
+    content[part][number].update(change)
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"instances\.json: " + message):
+        CocoFile(file, NAMES)
+
+
+def test_category_ids_that_are_words_need_names(tmp_path):
+    with pytest.raises(ValueError, match=r"instances\.json: categories\[1\]: expected a name .* got id 'b', name None"):
+        CocoFile(_coco(tmp_path, ({"id": 1}, {"id": "b"})), NAMES)
+    words = ({"id": "a", "name": "disc"}, {"id": "b", "name": "box"})
+    assert CocoFile(_coco(tmp_path, words), NAMES).classes == {"a": 1, "b": 0}
+
+
+def test_an_image_listed_twice_is_one_and_annotations_of_none_are_told(tmp_path, caplog):
+    draw_dataset(tmp_path / "set", 4)
+    file = _coco(tmp_path)
+    content = json.loads(file.read_text())
+    content["images"].append(content["images"][0])
+    content["annotations"].append({"image_id": "11", "category_id": 7, "bbox": [1, 2, 3, 4]})
+    file.write_text(json.dumps(content))
+    source = open_source(str(file), NAMES, images=str(tmp_path / "set" / "images" / "val"))
+    assert [len(s.objects) for s in source] == [3, 0]
+    assert "1 annotations are left out, for the COCO json lists no image of their image_id" in caplog.text
+
+
 def test_coco_json_as_data_takes_the_images_it_lists(tmp_path):
     draw_dataset(tmp_path / "set", 4)
     source = open_source(str(_coco(tmp_path)), NAMES, images=str(tmp_path / "set" / "images" / "val"))

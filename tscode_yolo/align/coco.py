@@ -28,6 +28,39 @@ def _check_part(path: Path, content: dict[str, Any], part: str, keys: tuple[str,
         missing = [k for k in keys if not isinstance(row, dict) or k not in row]
         if missing:
             raise ValueError(f"{path}: {part}[{number}]: expected {', '.join(keys)}, got none of {', '.join(missing)}")
+        for key in keys:
+            _check_key(f"{path}: {part}[{number}]", key, row[key])
+
+
+def _check_key(where: str, key: str, value: Any) -> None:
+    """Refuse an id that is no number and no text, or a file name that is no text."""
+    if key == "file_name":
+        if not isinstance(value, str) or not value:
+            raise ValueError(f"{where}: expected a text as file_name, got {value!r}")
+    elif not isinstance(value, str) and not _is_number(value):
+        raise ValueError(f"{where}: expected a number or a text as {key}, got {value!r}")
+
+
+def _file_ids(path: Path, images: list[dict[str, Any]]) -> dict[str, Any]:
+    """File name -> id; refuse two images of one name, or two names of one id, whose objects would get lost or mixed."""
+    files: dict[str, Any] = {}
+    first: dict[Any, tuple[int, str]] = {}
+    for number, row in enumerate(images):
+        name = Path(row["file_name"]).as_posix()
+        if files.get(name, row["id"]) != row["id"]:
+            earlier = first[files[name]][0]
+            raise ValueError(
+                f"{path}: images[{number}]: expected a file_name of its own, got {name!r} of images[{earlier}] under "
+                f"another id ({row['id']!r} and {files[name]!r}); give both one entry, and their annotations its id"
+            )
+        earlier, other = first.setdefault(row["id"], (number, name))
+        if other != name:
+            raise ValueError(
+                f"{path}: images[{number}]: expected an id of its own, got {row['id']!r} of images[{earlier}] "
+                f"({name!r} and {other!r})"
+            )
+        files[name] = row["id"]
+    return files
 
 
 def _is_number(value: Any) -> bool:
@@ -41,6 +74,9 @@ def _check_box(path: Path, row: dict[str, Any]) -> None:
         raise ValueError(f"{path}: annotation {row.get('id')}: expected bbox [x, y, width, height], got {box}")
     if area is not None and not _is_number(area):
         raise ValueError(f"{path}: annotation {row.get('id')}: expected a number as area, got {area!r}")
+    for key in ("iscrowd", "ignore"):
+        if row.get(key) not in (None, 0, 1):  # True and False are 1 and 0
+            raise ValueError(f"{path}: annotation {row.get('id')}: expected 0 or 1 as {key}, got {row[key]!r}")
 
 
 class CocoFile:
@@ -57,6 +93,7 @@ class CocoFile:
 
     Attributes:
         foreign: category name -> annotations left out, because the model has no such class.
+        homeless: annotations left out, because their image is not among the file's images.
 
     Raises:
         ValueError: the file is not of that form, or its categories cannot be told apart from the names.
@@ -71,31 +108,40 @@ class CocoFile:
             raise ValueError(f"{path}: expected a COCO instances file, got a {type(content).__name__} at its top")
         for part, keys in PARTS.items():
             _check_part(path, content, part, keys)
-        self.classes = self._class_of(content["categories"], names)
+        self.classes = self._class_of(path, content["categories"], names)
         called = {c["id"]: str(c.get("name", c["id"])) for c in content["categories"]}
-        self.files: dict[str, int] = {Path(i["file_name"]).as_posix(): i["id"] for i in content["images"]}
+        self.files = _file_ids(path, content["images"])
         shared = Counter(Path(name).name for name in self.files)
         self.names = {Path(n).name: key for n, key in self.files.items() if shared[Path(n).name] == 1}
         self.foreign: Counter[str] = Counter()
-        self.rows: dict[int, list[dict[str, Any]]] = {}
+        self.rows: dict[Any, list[dict[str, Any]]] = {}
+        listed = set(self.files.values())
+        self.homeless = 0
         for row in content["annotations"]:
             if row["category_id"] not in self.classes:
                 self.foreign[called.get(row["category_id"], str(row["category_id"]))] += 1
                 continue
             _check_box(path, row)
+            self.homeless += row["image_id"] not in listed
             self.rows.setdefault(row["image_id"], []).append(row)
 
     @staticmethod
-    def _class_of(categories: list[dict[str, Any]], names: dict[int, str]) -> dict[int, int]:
+    def _class_of(path: Path, categories: list[dict[str, Any]], names: dict[int, str]) -> dict[Any, int]:
         index = {str(name).strip().lower(): i for i, name in names.items()}
         found = {c["id"]: index.get(str(c.get("name", "")).strip().lower()) for c in categories}
         matched = {key: i for key, i in found.items() if i is not None}
         if matched:
             return matched
         if len(categories) == len(names):
-            return {c["id"]: i for i, c in enumerate(sorted(categories, key=lambda c: int(c["id"])))}
+            for number, category in enumerate(categories):
+                if not _is_number(category["id"]) and not category["id"].isdecimal():
+                    raise ValueError(
+                        f"{path}: categories[{number}]: expected a name of the model's classes, or a number as id to "
+                        f"put the classes in order, got id {category['id']!r}, name {category.get('name')!r}"
+                    )
+            return {c["id"]: i for i, c in enumerate(sorted(categories, key=lambda c: float(c["id"])))}
         raise ValueError(
-            f"expected categories named like the model's {len(names)} classes, got {len(categories)} others; "
+            f"{path}: expected categories named like the model's {len(names)} classes, got {len(categories)} others; "
             "rename them in the JSON or use the data set the model was trained on"
         )
 
@@ -115,7 +161,7 @@ class CocoFile:
             [w * h if r.get("area") is None else float(r["area"]) for r, (_, _, w, h) in zip(rows, ltwh, strict=True)],
         )
 
-    def key(self, path: Path) -> int | None:
+    def key(self, path: Path) -> int | str | None:
         """The id of an image: by the folders that the file names too, else by its own name if no other has it."""
         parts = path.parts
         for first in range(len(parts)):
@@ -141,6 +187,10 @@ def listed_images(paths: list[Path], reader: CocoFile) -> list[Path]:
     absent = len(reader.files) - len(listed)
     if absent:
         LOGGER.warning(f"{absent} of {len(reader.files)} images of the COCO json are not there; they are left out")
+    if reader.homeless:
+        LOGGER.warning(
+            f"{reader.homeless} annotations are left out, for the COCO json lists no image of their image_id"
+        )
     if reader.foreign:
         left = ", ".join(f"{name} ({count})" for name, count in reader.foreign.most_common(5))
         LOGGER.warning(

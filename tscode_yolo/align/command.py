@@ -37,7 +37,7 @@ class AlignArgs:
         split: part of the YAML.
         annotations: COCO JSON to use instead of the YAML's label files (crowds are then known).
         images: folder of the images of a COCO JSON.
-        imgsz: long side of the input.
+        imgsz: long side of the input; by default what the (first) checkpoint was trained with, else 640.
         rect: pad like ``yolo val`` (True) or to a square.
         batch: images a forward pass.
         device: as the host writes it.
@@ -63,7 +63,7 @@ class AlignArgs:
     split: str = "val"
     annotations: str | None = None
     images: str | None = None
-    imgsz: int = 640
+    imgsz: int | None = None
     rect: bool = True
     batch: int = 1
     device: str = "cpu"
@@ -99,8 +99,8 @@ class AlignArgs:
         for key in args:
             if key not in known:
                 near = difflib.get_close_matches(key, known, n=1)
-                hint = f"did you mean {near[0]}?" if near else "known: " + ", ".join(known)
-                raise ValueError(f"unknown key {key!r} for align; {hint}")
+                hint = f"did you mean {near[0]}? " if near else ""
+                raise ValueError(f"unknown key {key!r} for align; {hint}known: {', '.join(known)}")
         missing = [k for k in ("model", "data") if not args.get(k)]
         if missing:
             raise ValueError(
@@ -123,12 +123,13 @@ class AlignArgs:
             value = getattr(self, key)
             if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
                 raise ValueError(f"expected {key} from {low} to {high}, got {value!r}")
-        for key, least in (("imgsz", 32), ("batch", 1), ("max_det", 1), ("max_rows", 1), ("examples", 0)):
+        for key, least in (("batch", 1), ("max_det", 1), ("max_rows", 1), ("examples", 0)):
             _whole(key, getattr(self, key), least)
         for key, least in (("cam", 0), ("resamples", 0), ("seed", 0)):
             _whole(key, getattr(self, key), least)
-        if self.limit is not None:
-            _whole("limit", self.limit, 1)
+        for key, least in (("imgsz", 32), ("limit", 1)):
+            if getattr(self, key) is not None:
+                _whole(key, getattr(self, key), least)
         for key in ("rect", "verbose", "end2end"):
             value = getattr(self, key)
             if not isinstance(value, bool) and not (key == "end2end" and value is None):
@@ -166,10 +167,8 @@ def align(args: AlignArgs) -> Path:
     """
     paths = [args.model, *([args.baseline] if args.baseline else [])]
     names = short_names(paths)
-    results = dict(zip([names[0], names[-1] if args.baseline else "baseline"], _results(args)))
-    for path in results.values():
-        curves.read_results(path)  # a wrong path should not cost a pass over the data
-    detectors = [Detector(p, args.device, args.imgsz, args.end2end, args.rect) for p in paths]
+    runs = _runs(args, names)  # a wrong path should not cost a pass over the data
+    detectors, size_from = _open(args, paths)
     source = open_source(args.data, detectors[0].names, args.split, args.annotations, args.images, args.limit)
     folder = _folder(args.out)
     settings = Settings(args.conf, args.iou, args.max_det, args.batch, args.max_rows, args.examples)
@@ -178,18 +177,20 @@ def align(args: AlignArgs) -> Path:
     for model, name in zip(report["models"], names, strict=True):
         model["name"] = name
     report["headline"], report["findings"] = headline(report), findings(report)
+    report["settings"] |= {"imgsz": detectors[0].imgsz, "imgsz_from": size_from}
     report["arguments"] = {k: _short(v) for k, v in asdict(args).items()}
     _clear(folder)
     # The numbers first: a picture may fail, or take so long that somebody loses patience.
     numbers = folder / "report.json"
     _write(numbers, json.dumps(report, indent=1, allow_nan=False).encode())
     try:
-        drawn = list(pictures.draw(pictures.plan(collection, report, names, args.cam, results), args.verbose))
+        drawn = list(pictures.draw(pictures.plan(collection, report, names, args.cam, runs), args.verbose))
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             f"the numbers are complete in {numbers}; no page and no pictures were written"
         ) from None
     title = f"{' against '.join(names)} on {Path(args.data).parent.name}/{Path(args.data).name}, {args.split}"
+    title += f", {detectors[0].imgsz} px"
     page = html.render(report, names, drawn, title)
     seen: Counter[str] = Counter()
     for group, picture in drawn:
@@ -199,8 +200,26 @@ def align(args: AlignArgs) -> Path:
     return folder
 
 
-def _results(args: AlignArgs) -> list[str]:
-    return [path for path in (args.results, args.baseline_results) if path]
+def _open(args: AlignArgs, paths: list[str]) -> tuple[list[Detector], str]:
+    """The detectors, all at one input size, and who chose it: the command, the checkpoint, or nobody."""
+    first = Detector(paths[0], args.device, args.imgsz, args.end2end, args.rect)
+    rest = [Detector(p, args.device, first.imgsz, args.end2end, args.rect) for p in paths[1:]]
+    if args.imgsz is not None:
+        return [first, *rest], "given"
+    source = "the training of the first model" if first.trained_imgsz else "the default, for the model names none"
+    LOGGER.info(f"tscode align: imgsz={first.imgsz}, {source}")
+    for other in rest:
+        if other.trained_imgsz not in (None, first.imgsz):
+            LOGGER.warning(f"the baseline was trained with imgsz={other.trained_imgsz}; both are shown {first.imgsz}")
+    return [first, *rest], source
+
+
+def _runs(args: AlignArgs, names: list[str]) -> dict[str, curves.Run]:
+    """Name -> losses of the trainings that have some, the first model's first so that colours agree."""
+    labels = [names[0], names[-1] if args.baseline else "baseline"]
+    paths = [path for path in (args.results, args.baseline_results) if path]
+    found = {label: curves.read_results(path) for label, path in zip(labels, paths)}
+    return {label: run for label, run in found.items() if run is not None}
 
 
 def _clear(folder: Path) -> None:

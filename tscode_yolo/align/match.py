@@ -92,8 +92,14 @@ def suppress(pairs: Candidates, iou: float | None) -> np.ndarray:
     """
     if iou is None or not len(pairs):
         return np.arange(len(pairs))
-    shifted = torch.from_numpy((pairs.boxes + pairs.cls[:, None] * CLASS_OFFSET).astype(np.float32))
-    return nms(shifted, torch.from_numpy(pairs.score.astype(np.float32)), iou).numpy()
+    scores = torch.from_numpy(pairs.score.astype(np.float32))
+    if np.ptp(pairs.boxes) < CLASS_OFFSET:
+        shifted = torch.from_numpy((pairs.boxes + pairs.cls[:, None] * CLASS_OFFSET).astype(np.float32))
+        return nms(shifted, scores, iou).numpy()
+    # Larger images: the shift would lay one class over another, and a larger one costs float32 its digits.
+    boxes = torch.from_numpy(pairs.boxes.astype(np.float32))
+    classes = [np.flatnonzero(pairs.cls == c) for c in np.unique(pairs.cls)]
+    return np.sort(np.concatenate([rows[nms(boxes[rows], scores[rows], iou).numpy()] for rows in classes]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,7 +80,7 @@ def _suspects(collection: Collection, name: str) -> Drawing:
 
 
 def plan(
-    collection: Collection, report: dict[str, Any], names: list[str], cam: int, results: dict[str, str]
+    collection: Collection, report: dict[str, Any], names: list[str], cam: int, runs: dict[str, curves.Run]
 ) -> list[Plan]:
     """Say what is to be drawn.
 
@@ -89,7 +89,7 @@ def plan(
         report: its numbers.
         names: short names of the models.
         cam: objects that get gradient maps, per model.
-        results: name -> path of a training's results.csv.
+        runs: name -> losses of its training.
 
     Returns:
         The pictures in the order of the page.
@@ -111,8 +111,7 @@ def plan(
         out += [("maps", partial(_maps, c, name, e, view)) for c, name, view in parts]
     if collection.collectors[0].suspects:
         out.append(("suspects", partial(_suspects, collection, names[0])))
-    if results:
-        runs = {name: curves.read_results(path) for name, path in results.items()}
+    if runs:
         out.append(("curves", lambda: ("Classification loss", curves.plot_curves(runs))))
     return out
 

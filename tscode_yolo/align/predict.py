@@ -25,6 +25,12 @@ from ultralytics.utils.torch_utils import select_device
 
 from .source import Sample
 
+DEFAULT_IMGSZ = 640  # the host's
+NO_DETECT = (
+    "model={}: expected a detection model with a Detect head (a .pt of the task 'detect'), got {}; RT-DETR and "
+    "exported formats have no anchor points to look at"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Frame:
@@ -110,6 +116,8 @@ def _open(model: str | YOLO) -> tuple[YOLO, Any]:
         host = model if isinstance(model, YOLO) else YOLO(model)
     except KeyError as error:
         raise ValueError(f"model={model}: expected a checkpoint or a model YAML, got a file without {error}") from None
+    except NotImplementedError:  # rtdetr-l.yaml: its class at the host is another
+        raise TypeError(NO_DETECT.format(model, "a model that YOLO cannot build")) from None
     except (EOFError, RuntimeError, pickle.UnpicklingError) as error:  # an older host lets torch speak
         reason = str(error).split("\n")[0]
         raise ValueError(f"model={model}: expected a checkpoint, got a file torch cannot read ({reason})") from None
@@ -122,11 +130,15 @@ def _open(model: str | YOLO) -> tuple[YOLO, Any]:
         )
     if not isinstance(head, Detect):
         got = f"a {type(head).__name__} head" if head is not None else "no PyTorch model"
-        raise TypeError(
-            f"model={model}: expected a detection model with a Detect head (a .pt of the task 'detect'), "
-            f"got {got}; RT-DETR and exported formats have no anchor points to look at"
-        )
+        raise TypeError(NO_DETECT.format(model, got))
     return host, net
+
+
+def _trained_imgsz(host: YOLO) -> int | None:
+    """The input size that a checkpoint was trained with, as ``yolo val`` takes it; None if it does not say."""
+    size = host.overrides.get("imgsz")
+    size = max(size, default=None) if isinstance(size, list | tuple) else size
+    return size if isinstance(size, int) and not isinstance(size, bool) and size > 0 else None
 
 
 class Detector:
@@ -135,19 +147,23 @@ class Detector:
     Args:
         model: path of a checkpoint (or YAML), or a ``YOLO`` object, which is left as it is.
         device: as the host writes it, "cpu", "0"...
-        imgsz: long side of the input in pixels.
+        imgsz: long side of the input in pixels; None for the size the model was trained with (640 if it does not say).
         end2end: for heads with two branches, True reads one-to-one, False one-to-many; None as the model is set.
         rect: see :func:`letterbox`.
 
     Raises:
         TypeError: not a detection model with a ``Detect`` head.
+
+    Attributes:
+        trained_imgsz: what the checkpoint says it was trained with.
+        imgsz: what is used, a multiple of the stride.
     """
 
     def __init__(
         self,
         model: str | YOLO,
         device: str = "cpu",
-        imgsz: int = 640,
+        imgsz: int | None = None,
         end2end: bool | None = None,
         rect: bool = True,
     ) -> None:
@@ -164,7 +180,8 @@ class Detector:
         self.end2end: bool = bool(self.head.end2end)
         self.names: dict[int, str] = dict(self.net.names)
         self.stride: int = max(int(self.head.stride.max()), 32)
-        self.imgsz: int = math.ceil(imgsz / self.stride) * self.stride
+        self.trained_imgsz: int | None = _trained_imgsz(host)
+        self.imgsz: int = math.ceil((imgsz or self.trained_imgsz or DEFAULT_IMGSZ) / self.stride) * self.stride
         self.rect: bool = rect
 
     def _select(self, end2end: bool) -> None:

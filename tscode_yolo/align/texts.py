@@ -7,6 +7,8 @@ KEY_NUMBERS: dict[str, tuple[str, str, str]] = {  # name -> label, note, how it 
     "ap50": ("AP50", "COCO", "percent"),
     "ap75": ("AP75", "COCO", "percent"),
     "loss_alignment": ("loss from disagreement", "AP if scores followed IoU, minus AP", "percent"),
+    "loss_scores": ("loss, scores' half", "of the split of 1 - AP: perfect scores", "percent"),
+    "loss_boxes": ("loss, boxes' half", "of the split of 1 - AP: perfect boxes", "percent"),
     "ap_aligned": ("AP, scores re-dealt by IoU", "inside each object", "percent"),
     "ap_ranking": ("AP if scores were IoUs", "oracle ranking", "percent"),
     "ap_localisation": ("AP if boxes were perfect", "oracle localisation", "percent"),
@@ -19,6 +21,7 @@ KEY_NUMBERS: dict[str, tuple[str, str, str]] = {  # name -> label, note, how it 
     "spearman": ("Spearman, score and IoU", "inside each object, before NMS", "plain"),
     "pearson": ("Pearson, score and IoU", "inside each object, before NMS", "plain"),
     "spearman_kept": ("Spearman, kept boxes", "score and IoU over all boxes after NMS", "plain"),
+    "pearson_kept": ("Pearson, kept boxes", "the same boxes", "plain"),
     "olrp": ("oLRP", "0 is perfect", "percent"),
     "olrp_localisation": ("oLRP, localisation", "mean 1 - IoU of hits", "percent"),
     "olrp_false_positive": ("oLRP, false positives", "1 - precision", "percent"),
@@ -28,8 +31,8 @@ KEY_NUMBERS: dict[str, tuple[str, str, str]] = {  # name -> label, note, how it 
     "threshold": ("optimal threshold", "score where LRP is least", "plain"),
 }
 LOWER_IS_BETTER = {
-    "loss_alignment", "rank", "gap", "nms_removed", "below_floor", "olrp", "olrp_localisation", "olrp_false_positive",
-    "olrp_false_negative", "d_ece", "la_ece",
+    "loss_alignment", "loss_scores", "loss_boxes", "rank", "gap", "nms_removed", "below_floor", "olrp",
+    "olrp_localisation", "olrp_false_positive", "olrp_false_negative", "d_ece", "la_ece",
 }  # fmt: skip
 MORE_COLUMNS = (
     "tide_classification", "tide_localisation", "tide_both", "tide_duplicate", "tide_background", "tide_missed",
@@ -40,14 +43,14 @@ COLUMNS = ("ap", "loss_alignment", "rank", "gap", "nms_removed", "covered", "spe
 LOSS_SOURCES = {
     "agreement": "loss_alignment", "boxes": "loss_boxes", "classes": "loss_classes", "unseen": "loss_unseen",
 }  # fmt: skip
-PRESS = "Press a picture to enlarge it; the PNGs beside this page hold each whole."
+PRESS = "Press a picture to enlarge it; the run also wrote each whole, as a PNG."
 SIZES_INTRO = (
     "Sizes are COCO's: small under 32² pixels, large over 96². Small figures are intervals. Each class has a threshold "
     "of its own, so there is none for a size."
 )
 LOSS_PARTS = {
     "agreement": ("head: disagreement", "scores do not follow IoU inside an object"),
-    "boxes": ("head: boxes", "localisation, or labels drawn loosely"),
+    "boxes": ("boxes", "the head's localisation, or labels drawn loosely"),
     "classes": ("data, classes", "confusion, background, low scores"),
     "unseen": ("data, unseen", "never proposed with the right class"),
 }
@@ -77,8 +80,8 @@ DEFINITIONS = {
     "taken second (Shapley value). Disagreement is the part of the score half that re-dealing recovers.",
     "AP": "COCO: 101 recalls, IoU 0.50 to 0.95, crowds ignored, all detections the limit lets through. Means over "
     "classes that have objects. It differs from the host's own interpolation by a little.",
-    "Spearman, kept boxes": "Score against IoU with the best object of the class over all boxes that NMS kept, IoU 0.1 "
-    "or more; by size: the size of that object.",
+    "Spearman, Pearson, kept boxes": "Score against IoU with the best object of the class over all boxes that "
+    "NMS kept, IoU 0.1 or more; by size: the size of that object.",
     "TIDE": "arXiv:2008.08115: AP50 gained by repairing one kind of error. By size, which TIDE has not: the same "
     "repairs, AP50 on COCO's size range.",
     "LRP, optimal threshold": "arXiv:2011.10772: least over scores of (sum of (1 - IoU) / 0.5 over hits + false "
@@ -89,7 +92,8 @@ DEFINITIONS = {
     "computed anew in each draw, an optimal threshold too. There is none where fewer than 20 draws held anything to "
     "measure.",
     "Gradient maps": "HiResCAM (arXiv:2011.08891) at the head's inputs, for the class logit and for the four sides of "
-    "the object's top-scoring box; below it the gradient at the pixels.",
+    "the object's top-scoring box; below it the gradient at the pixels. In a head with "
+    "lqe the class logit holds what the box tower adds.",
 }
 CSS = """
 :root{color-scheme:light;--ink:#1b1f23;--soft:#57606a;--line:#dfe3e8;--paper:#fff;--page:#f5f7f9;

@@ -3,7 +3,7 @@
 The shares come from the split of the loss (:func:`oracle.split_loss`):
 
 - head, agreement: what re-dealing each object's own scores would give (oracle "aligned" minus AP).
-- head, boxes: the localisation half.
+- boxes: the localisation half; loose boxes are the head's, or the labels are loose.
 - data or classes: the rest of the score half (confusion, background, too low scores) and what was never proposed.
 """
 
@@ -57,7 +57,10 @@ def headline(report: dict[str, Any]) -> str:
     if head > CLEAR * rest and part["agreement"] > part["boxes"]:
         return "Mostly the head: it has good boxes, but its scores pick worse ones."
     if head > CLEAR * rest:
-        return "Mostly the head: it sees the objects, but its boxes are not tight enough for their labels."
+        return (
+            "Mostly the boxes: the objects are seen, but the boxes are not tight enough for their labels; "
+            "that is the head, or labels drawn loosely."
+        )
     if rest > CLEAR * head:
         return "Mostly the data or the classes: better agreement of score and box would not close the larger part."
     return "Both: the head's boxes and scores, and the data or classes, cost about as much."
