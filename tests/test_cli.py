@@ -79,3 +79,20 @@ def test_doctor_says_when_autoload_is_off(monkeypatch, capsys):
 def test_doctor_refuses_arguments(capsys):
     assert doctor.main({"model": "x"}) == 2
     assert "takes no arguments, got model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_every_verb_explains_itself(verb, capsys):
+    assert cli.main([verb, "--help"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(cli.VERBS[verb][1])
+    assert len(said.splitlines()) > 2
+
+
+def test_a_stop_is_one_line(monkeypatch, capsys):
+    def stopped(name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.importlib, "import_module", stopped)
+    assert cli.main(["align", "model=a.pt"]) == 130
+    assert capsys.readouterr().err == "tscode: stopped\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import sys
 from typing import Any
 
@@ -77,10 +78,17 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if verb not in VERBS:
             raise ValueError(unknown_name("verb", verb, list(VERBS)))
-        return importlib.import_module(VERBS[verb][0]).main(parse(rest))
+        run = importlib.import_module(VERBS[verb][0]).main
+        if rest and rest[0] in ("help", "-h", "--help"):
+            print(f"{VERBS[verb][1]}\n\n{inspect.cleandoc(sys.modules[run.__module__].__doc__ or '')}")
+            return 0
+        return run(parse(rest))
     except (ValueError, OSError, ImportError) as e:
         print(f"tscode: {e}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("tscode: stopped", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":
