@@ -101,7 +101,8 @@ def test_ablate_gives_its_rows_in_order_with_cost_and_interval(drawn, tmp_path):
     results = json.loads((out / "results.json").read_text())
     assert len(results["runs"]) == 4
     report = (out / "report.md").read_text()
-    table = [line for line in report.splitlines() if line.startswith(("| none", "| with SCE", "| again"))]
+    grid_section = report[report.index("## Grid") : report.index("## Differences")]
+    table = [line for line in grid_section.splitlines() if line.startswith(("| none", "| with SCE", "| again"))]
     assert [line.split("|")[1].strip() for line in table] == ["none", "with SCE", "again"]
     assert all(f"{results['cost'][a]['gflops']:.3f}" in line for a, line in zip(results["cost"], table, strict=False))
 
