@@ -28,14 +28,8 @@ from tscode_yolo.config import SCHEMA, HeadConfig
 from tscode_yolo.context import DetailPreservingEncoding, DownOfSum, SemanticContextEncoding, rearrange_quadrants
 from tscode_yolo.quality import QualityBranch
 
-CONTEXT = (
-    "sce",
-    "dpe",
-    "cls_skip",
-    "quality",
-    "box_scale",
-    "lqe",
-)  # what forward_head gets beside the towers, if it exists
+# What forward_head gets beside the towers, if it exists.
+CONTEXT = ("sce", "dpe", "cls_skip", "quality", "box_scale", "lqe")
 BOX_PRIOR = 2.0  # strides: an object fits its level, so its sides are near; measured in docs/head.md
 SUM_FIRST = ("paddle",)  # exports whose runtime crashes on DPE's small kernel, see docs/exports.md
 PRIOR = 0.01  # probability of a class at the start where a predictor serves all levels (focal loss, arXiv:1708.02002)

@@ -160,6 +160,13 @@ def test_arms_are_called_by_their_labels(tmp_path):
     assert [g["arm"] for g in stored["groups"]] == ["stock", "ours", "third", "fourth"]
 
 
+def test_arms_without_labels_are_called_by_name(tmp_path):
+    s = study(tmp_path)
+    s.arms = [Arm("stock", "stock.yaml"), Arm("ours", "ours.yaml")]
+    write_report(s, results_of(s, [run(a, i, 10.0 + i) for a in ("stock", "ours") for i in range(3)]))
+    assert (tmp_path / "report.md").read_text().startswith("# compare: ours against stock")
+
+
 def test_a_picked_epoch_is_confessed(tmp_path):
     s = study(tmp_path)
     s.weights = "best"

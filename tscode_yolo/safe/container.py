@@ -36,9 +36,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, A
     Raises:
         OSError: the file cannot be written.
     """
-    text = json.dumps(
-        {"format": FORMAT, **description}
-    )  # in order: the host takes a YAML's first scale if none is named
+    text = json.dumps({"format": FORMAT, **description})  # in order: the first of the scales is the host's default
     own = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     header = {KEY: text, DIGEST: digest(own, text)}
     try:

@@ -50,11 +50,12 @@ def arm_labels(arms: list[dict[str, str]]) -> dict[str, str]:
     Args:
         arms: ``name`` and ``label`` of each, the baseline first.
     """
-    labels = [a["label"] for a in arms]
-    return {
-        a["name"]: f"{a['label']} ({a['name']})" if labels.count(a["label"]) > 1 else a["label"] or a["name"]
-        for a in arms
-    }
+    labels = [a["label"] for a in arms if a["label"]]
+
+    def shown(name: str, label: str) -> str:
+        return f"{label} ({name})" if labels.count(label) > 1 else label or name
+
+    return {a["name"]: shown(a["name"], a["label"]) for a in arms}
 
 
 def _with_labels(part: Any, shown: dict[str, str]) -> Any:
