@@ -50,7 +50,7 @@ def test_every_yaml_builds_at_every_scale(model, scale):
     assert built.yaml["scale"] == scale
     assert type(head).__name__ == "TSCODEDetect"
     assert built.stride.tolist() == [8, 16, 32]
-    assert (getattr(head, "one2one_sce", None) is not None) == bool(built.yaml.get("end2end"))
+    assert (getattr(head, "one2one_dpe", None) is not None) == bool(built.yaml.get("end2end"))
     stock = tasks.DetectionModel(
         name.replace("tscode", "yolo26") if name.startswith("tscode") else name.replace("-tscode", ""),
         nc=3,

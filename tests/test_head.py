@@ -158,25 +158,39 @@ def test_every_height_and_width_from_32_to_640_works(make_head, pyramid, options
 
 def test_all_four_quadrants_get_the_class_prior(make_head):
     head = make_head(end2end=True)
-    for towers in (head.cv3, head.one2one_cv3):
+    for towers, places in ((head.cv3, 4), (head.one2one_cv3, 1)):
         for tower, stride in zip(towers, (8, 16, 32)):
-            assert tower[-1].bias.shape == (4 * 5,)
             expected = math.log(5 / 5 / (640 / stride) ** 2)
-            assert_close(tower[-1].bias.data, torch.full((20,), expected))
+            assert_close(tower[-1].bias.data, torch.full((places * 5,), expected))
     assert all(torch.equal(a[-1].bias, b[-1].bias) for a, b in zip(head.cv2, head.one2one_cv2))
 
 
-def test_twins_are_equal_at_first_and_independent(make_head, pyramid):
-    head, x = make_head(end2end=True), pyramid()
+@pytest.mark.parametrize("one2one_sce", [True, False])
+def test_one2one_branches_train_without_the_body(make_head, pyramid, one2one_sce):
+    head, x = make_head(end2end=True, one2one_sce=one2one_sce), pyramid()
     for t in x:
         t.requires_grad_()
     preds = head.train()(list(x))
-    assert_close(preds["one2one"]["scores"], preds["one2many"]["scores"])
+    assert_close(preds["one2one"]["boxes"], preds["one2many"]["boxes"])  # twins start equal
+    assert torch.equal(preds["one2one"]["scores"], preds["one2many"]["scores"]) == one2one_sce
     preds["one2one"]["scores"].sum().backward()
-    assert all(t.grad is None for t in x)  # the one-to-one branches do not train the backbone
+    assert all(t.grad is None for t in x)
     touched = {n.split(".")[0] for n, p in head.named_parameters() if p.grad is not None}
-    classification = {"one2one_sce", "one2one_cv3", "one2one_cls_skip", "one2one_lqe"}
+    classification = {"one2one_cv3", "one2one_lqe"} | ({"one2one_sce", "one2one_cls_skip"} if one2one_sce else set())
     assert touched == classification | {"one2one_dpe", "one2one_cv2"}  # the last two through lqe
+
+
+def test_one2one_classification_without_sce_is_the_stock_heads(make_head, pyramid):
+    head, x = make_head(end2end=True).eval(), pyramid()
+    stock = Detect(5, 4, True, CHANNELS[1:]).eval()
+    stock.one2one_cv3.load_state_dict(head.one2one_cv3.state_dict())
+    ours = head.forward_head(list(x), **{**head.one2one, "lqe": None})["scores"]
+    assert_close(ours, stock.forward_head(list(x[1:]), **stock.one2one)["scores"])
+
+
+def test_one2one_classification_without_sce_keeps_the_other_options(make_head):
+    head = make_head(end2end=True, dpe_neck=True, dpe_width=24)
+    assert [tower[0][0].conv.in_channels for tower in head.one2one_cv3] == [24] * 3
 
 
 @pytest.mark.parametrize("end2end", [None, True, False])
@@ -190,12 +204,18 @@ def test_fuse_changes_no_output_and_drops_the_other_branch(make_head, pyramid, o
     randomise_norms(head)
     head.eval()
     x = pyramid(finer=options.get("finer", True))
-    before = head(list(x))[0]
+
+    def raw() -> list[torch.Tensor]:
+        """The output; of the end-to-end one, whose order ties may change, what it is made from."""
+        out, preds = head(list(x))
+        return [preds["one2one"]["boxes"], preds["one2one"]["scores"]] if end2end else [out]
+
+    before = raw()
     parameters = sum(p.numel() for p in head.parameters())
     model = BaseModel()
     model.model = torch.nn.Sequential(head)
     model.fuse(verbose=False)
-    assert_close(head(list(x))[0], before, rtol=1e-4, atol=1e-4)
+    assert_close(raw(), before, rtol=1e-4, atol=1e-4)
     if type(head).end2end.fset is None:  # older hosts call our fuse for end-to-end heads only, and count any norm
         return
     assert model.is_fused()

@@ -36,6 +36,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Section 3, Tables 1-3: 256-channel pyramid, everything shared over levels, GroupNorm, towers 2 x 512 and 4 x 256.
     "paper": {
         "lqe": False,
+        "one2one_sce": True,
         "sce_skip": "none",
         "sce_width": 256,
         "dpe_width": 256,
@@ -77,6 +78,9 @@ class HeadConfig:
         lqe: localisation quality estimate: add to all class logits of an anchor point one number that a 1x1 conv reads
             from its localisation tower. Not in the paper (D-FINE, arXiv:2410.13842, adds such an estimate to its logits
             too); docs/head.md has what it brought. None: with SCE and the host's own loss.
+        one2one_sce: in an end-to-end head, give SCE to the one-to-one classification too; off: the plain P_l, as the
+            stock head's. One of four neighbours that share a feature is to stay alone, which SCE learns badly:
+            docs/head.md has the numbers.
         dpe_levels: offsets of the levels DPE adds up, among -1 (P_{l-1}), 0, 1 and 2, Table 3.
         dpe_width: channels of the sum.
         dpe_neck: both branches start from DPE's output, Table 6: a feature fusion, no decoupling.
@@ -115,6 +119,7 @@ class HeadConfig:
     sce_width: int | float | None = 0.5
     sce_skip: str = "light"
     lqe: bool | None = None
+    one2one_sce: bool = False
     dpe_levels: tuple[int, ...] = (-1, 0, 1)
     dpe_width: int | float | None = 1.0
     dpe_neck: bool = False

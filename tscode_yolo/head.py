@@ -12,6 +12,7 @@ host reads (cv2, cv3, one2one_*, nl, nc, stride, ...) are the host's.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -48,7 +49,7 @@ class TSCODEDetect(Detect):
         box_scale: a factor of each level's box output, or None.
         lqe: per level, one logit from the localisation tower added to those of all classes, or None.
         recipe_state: what the recipe it is trained with learns or counts, or None.
-        one2one_sce, one2one_dpe, ...: twins of these in an end-to-end head.
+        one2one_dpe, one2one_lqe, ...: twins of these in an end-to-end head; of SCE only if asked for.
     """
 
     cv2: Any
@@ -102,8 +103,9 @@ class TSCODEDetect(Detect):
         if config.dpe or config.share_towers or config.dcn:
             finer_ch = next(iter(ch)) if config.finer else None
             self.dpe, self.cv2 = box_branch(config, levels, finer_ch, box_width, 4 * reg_max)
-        if config.sce or config.share_towers or config.dcn or config.dpe_neck:
-            base = self.dpe.out_channels if config.dpe_neck else levels
+        base = self.dpe.out_channels if config.dpe_neck else levels
+        stock_cls = self.cv3
+        if config.sce or _rebuilt(config):
             self.cls_skip, self.sce, self.cv3 = cls_branch(config, base, cls_width, nc)
         if config.quality != "none":
             self.quality = QualityBranch([t[-1].in_channels for t in self.cv2], config.quality == "filter3d")
@@ -116,6 +118,10 @@ class TSCODEDetect(Detect):
         if end2end:
             for name in self._branch_names():
                 setattr(self, f"one2one_{name}", copy.deepcopy(getattr(self, name)))
+            if config.sce and not config.one2one_sce:
+                plain = dataclasses.replace(config, sce=False)
+                self.one2one_cls_skip = self.one2one_sce = None
+                self.one2one_cv3 = cls_branch(plain, base, cls_width, nc)[-1] if _rebuilt(config) else stock_cls
             if config.quality == "filter3d":
                 self.quality = None  # it silences duplicates, which one-to-many labels ask for
 
@@ -297,6 +303,11 @@ class TSCODEDetect(Detect):
         return ", ".join(
             [f"nc={self.nc}", f"levels={self.nl}", *(f"{k}={v}" for k, v in self.options.items() if v != default[k])]
         )
+
+
+def _rebuilt(config: HeadConfig) -> bool:
+    """Whether options other than SCE change the stock head's classification branch."""
+    return config.share_towers or config.dcn or config.dpe_neck
 
 
 def _at(modules: Any, level: int) -> Any:
