@@ -146,6 +146,32 @@ def test_down_of_sum_is_the_block_on_the_sum(size, fused):
     assert_close(block.of_sum(below, small), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("height", "width"), [(6, 10), (5, 10), (7, 7), (1, 1)])
+def test_sums_in_place_are_the_sums_to_the_last_bit(height, width):
+    x = torch.randn(2, 3, height, width)
+    quadrants = torch.randn(2, 12, -(-height // 2), -(-width // 2))
+    expected = context.add_quadrants(x, quadrants)
+    assert_close(expected, x + context.rearrange_quadrants(quadrants, x), rtol=0, atol=0)
+    with torch.no_grad():
+        found = context.add_quadrants(x, quadrants)
+    assert found is x
+    assert torch.equal(found, expected)
+
+
+def test_no_trace_and_no_export_sees_a_sum_in_place():
+    sums = torch.nn.Module()
+    sums.forward = lambda x, q: context.add_quadrants(x * 1, q)
+    args = torch.randn(1, 2, 6, 6), torch.randn(1, 8, 3, 3)
+    with torch.no_grad():
+        expected = sums(*args)
+        traced = torch.jit.trace(sums, args)
+        exported = torch.export.export(sums, args)
+    assert "pixel_shuffle" in str(traced.inlined_graph)
+    assert "pixel_shuffle" in str(exported.graph)
+    assert torch.equal(traced(*args), expected)
+    assert torch.equal(exported.module()(*args), expected)
+
+
 def test_dpe_takes_the_short_way_where_sizes_double_and_the_long_one_elsewhere(monkeypatch):
     """At strides up to 32 every size the host makes doubles exactly; a 3x5 map below a 2x3 one does not."""
     dpe = DetailPreservingEncoding([8] * 2, 8, kind="separable").eval()

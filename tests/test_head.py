@@ -225,6 +225,17 @@ def test_fuse_changes_no_output_and_drops_the_other_branch(make_head, pyramid, o
         assert sum(p.numel() for p in head.parameters()) < 0.6 * parameters
 
 
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
+def test_inference_without_autograd_says_the_same_and_leaves_its_inputs(make_head, pyramid, options):
+    head, x = make_head(**options).eval(), pyramid(96, 224, finer=options.get("finer", True))
+    given = [t.clone() for t in x]
+    with torch.enable_grad():
+        expected = head(list(x))[0]
+    with torch.no_grad():
+        assert_close(head(list(x))[0], expected, rtol=1e-5, atol=1e-5)
+    assert all(torch.equal(a, b) for a, b in zip(x, given))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_and_half_give_finite_outputs_near_full_precision(make_head, pyramid, dtype):
     head, x = make_head().eval(), pyramid()

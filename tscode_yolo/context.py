@@ -48,6 +48,35 @@ def rearrange_quadrants(x: Tensor, like: Tensor) -> Tensor:
     return crop(F.pixel_shuffle(x, 2), like)
 
 
+def add(x: Tensor, y: Tensor) -> Tensor:
+    """Add y to an x that nothing else reads and has the sum's shape: in place where `writable` allows."""
+    return x.add_(y) if writable() else x + y
+
+
+def add_quadrants(x: Tensor, quadrants: Tensor) -> Tensor:
+    """Add rearrange_quadrants(quadrants, x) to an x that nothing else reads: in one pass where `writable` allows.
+
+    Args:
+        x: (B, K, H, W).
+        quadrants: (B, 4K, ceil(H/2), ceil(W/2)).
+    """
+    if not writable():
+        return x + rearrange_quadrants(quadrants, x)
+    own = quadrants.unflatten(1, (-1, 4))
+    for place in range(4):
+        part = x[..., place // 2 :: 2, place % 2 :: 2]
+        part += crop(own[:, :, place], part)
+    return x
+
+
+def writable() -> bool:
+    """Whether a sum may be written in place: at inference, when no autograd and no trace looks on.
+
+    In place nothing of the larger size is built; the values are the same to the last bit.
+    """
+    return not (torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_compiling())
+
+
 class SemanticContextEncoding(nn.Module):
     """SCE: G_l^cls = Concat(DConv(P_l), P_{l+1}) for every level, Eq. 3.
 
@@ -265,7 +294,11 @@ class DownOfSum(LevelSequential):
         """self(below + up(small)) of below (B, C, 2h, 2w) and small (B, C, h, w)."""
         first: Any = self[0]
         kernel = _half_kernel(first.conv) if self.kernel is None else self.kernel
-        x = first.conv(below) + F.conv2d(F.pad(small, (1, 0, 1, 0)), kernel, groups=first.conv.groups)
+        if writable():  # a row and a column too many cost less than a padded copy
+            x = crop(F.conv2d(small, kernel, padding=1, groups=first.conv.groups), small)
+        else:
+            x = F.conv2d(F.pad(small, (1, 0, 1, 0)), kernel, groups=first.conv.groups)
+        x = first.conv(below) + x
         return self[1:](first.act(first.bn(x) if hasattr(first, "bn") else x))
 
     def fuse(self) -> None:

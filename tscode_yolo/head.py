@@ -26,7 +26,14 @@ from ultralytics.nn.modules.head import Detect
 from tscode_yolo.blocks import LevelConv, LevelScale, run_level
 from tscode_yolo.branches import box_branch, cls_branch
 from tscode_yolo.config import SCHEMA, HeadConfig
-from tscode_yolo.context import DetailPreservingEncoding, DownOfSum, SemanticContextEncoding, rearrange_quadrants
+from tscode_yolo.context import (
+    DetailPreservingEncoding,
+    DownOfSum,
+    SemanticContextEncoding,
+    add,
+    add_quadrants,
+    rearrange_quadrants,
+)
 from tscode_yolo.quality import QualityBranch
 
 # What forward_head gets beside the towers, if it exists.
@@ -193,12 +200,12 @@ class TSCODEDetect(Detect):
         base = detail if self.dpe_neck else levels
         sem = base if sce is None else sce(base)
         scores = [_at(cls_head, i)[-1](_features(cls_head, g, i)) for i, g in enumerate(sem)]
-        if sce is not None:
-            scores = [rearrange_quadrants(s, p) for s, p in zip(scores, levels)]
         if cls_skip is not None:
-            scores = [s + skip(p) for s, skip, p in zip(scores, cls_skip, base)]
+            scores = [add_quadrants(skip(p), s) for s, skip, p in zip(scores, cls_skip, base)]
+        elif sce is not None:
+            scores = [rearrange_quadrants(s, p) for s, p in zip(scores, levels)]
         if lqe is not None:
-            scores = [s + _at(lqe, i)(g) for i, (s, g) in enumerate(zip(scores, loc))]
+            scores = [add(s, _at(lqe, i)(g)) for i, (s, g) in enumerate(zip(scores, loc))]
         return {**preds, "scores": _flat(scores)}
 
     def _inference(self, x: dict[str, Any]) -> Tensor:

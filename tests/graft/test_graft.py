@@ -223,7 +223,7 @@ def test_both_branches_of_an_end_to_end_head_learn(make_teacher, make_yaml, fold
     torch.manual_seed(0)
     fresh = DetectionModel(model, nc=3, verbose=False).model[-1].half()
     head = YOLO(tmp_path / "g.pt").model.model[-1]
-    for name in ("cv2", "one2one_cv2", "cls_skip", "one2one_cls_skip"):
+    for name in ("cv2", "one2one_cv2", "cls_skip", "one2one_cv3"):
         pairs = zip(getattr(head, name).parameters(), getattr(fresh, name).parameters())
         assert any(not torch.equal(a, b) for a, b in pairs)
 
