@@ -3,12 +3,14 @@
     python examples/head_cost.py json=head-cost.json [imgsz=640 families=yolov8,yolo11,yolo12,yolo26 scales=nsmlx]
 
 Counted, not timed: GFLOPs of the head as deployed (2 per multiply-add) and its parameters, see `tscode profile`.
+YOLO26 has two rows: as deployed with NMS (one-to-many branch), and with ``nms=False`` (one-to-one branch).
 """
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from tscode_yolo.cli import parse
 from tscode_yolo.study.flops import count
@@ -21,19 +23,30 @@ def main(args: dict) -> int:
     imgsz, rows = int(args.get("imgsz", 640)), []
     for family in str(args.get("families", "yolov8,yolo11,yolo12,yolo26")).split(","):
         for scale in str(args.get("scales", "nsmlx")):
-            with quiet_host():
-                ours, stock = (count(load(f"{family}{scale}{s}.yaml"), imgsz)["head"] for s in ("-tscode", ""))
-            parameters = [sum(part["parameters"] for part in head["parts"]) for head in (ours, stock)]
-            row = {"model": f"{family}{scale}", "gflops": ours["gflops"], "stock_gflops": stock["gflops"]}
-            row |= {"parameters": parameters[0], "stock_parameters": parameters[1]}
-            row |= {"gflops_ratio": ours["gflops"] / stock["gflops"], "parameter_ratio": parameters[0] / parameters[1]}
-            rows.append(row)
-            print(
-                f"{row['model']}: GFLOPs {row['gflops_ratio']:.3f}, parameters {row['parameter_ratio']:.3f}", flush=True
-            )
+            rows += compared(f"{family}{scale}", imgsz)
     if "json" in args:
         write_json(Path(str(args["json"])), {"imgsz": imgsz, "rows": rows, "provenance": provenance()})
     return 0
+
+
+def compared(name: str, imgsz: int) -> list[dict[str, Any]]:
+    """The rows of one model of a family and scale, printed as they come."""
+    rows = []
+    with quiet_host():
+        nets: list[Any] = [load(f"{name}{s}.yaml") for s in ("-tscode", "")]
+        counts = {name: [count(net, imgsz)["head"] for net in nets]}
+        if getattr(nets[1].model[-1], "one2one_cv2", None) is not None:
+            for net in nets:
+                net.end2end = True
+            counts[f"{name} nms=False"] = [count(net, imgsz)["head"] for net in nets]
+    for label, heads in counts.items():
+        ours, stock = ({"gflops": h["gflops"], "parameters": sum(p["parameters"] for p in h["parts"])} for h in heads)
+        row = {"model": label, **ours, **{f"stock_{k}": v for k, v in stock.items()}}
+        row |= {"gflops_ratio": ours["gflops"] / stock["gflops"]}
+        row |= {"parameter_ratio": ours["parameters"] / stock["parameters"]}
+        rows.append(row)
+        print(f"{label}: GFLOPs {row['gflops_ratio']:.3f}, parameters {row['parameter_ratio']:.3f}", flush=True)
+    return rows
 
 
 if __name__ == "__main__":
