@@ -10,7 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from ultralytics import YOLO
+from ultralytics.nn.tasks import DetectionModel
 
 from tscode_yolo.study import ablate, compare
 from tscode_yolo.study.engines import environment
@@ -60,6 +63,32 @@ def test_compare_from_nothing_to_the_report_with_a_failure_a_retry_and_more_seed
     text = (out / "results.json").read_text() + (out / "report.md").read_text() + (out / "report.html").read_text()
     assert str(tmp_path) not in text
     assert str(Path.cwd()) not in text
+
+
+@pytest.mark.slow
+def test_a_checkpoint_brings_its_head_and_nothing_else(drawn, tmp_path):
+    files = {name: tmp_path / f"{name}.pt" for name in ("stock", "fitted")}
+    for seed, (file, yaml_name) in enumerate(zip(files.values(), ("yolo11n.yaml", "yolo11n-tscode.yaml"))):
+        torch.manual_seed(seed)
+        net = YOLO(yaml_name)
+        net.model = DetectionModel(yaml_name, nc=2, verbose=False)
+        net.save(file)
+    args = {**TINY, "model": str(files["fitted"]), "baseline": "yolo11n-tscode.yaml", "init": str(files["stock"])}
+    still = {"epochs": 1, "optimizer": "SGD", "lr0": 1e-9, "momentum": 0.0, "weight_decay": 0.0, "warmup_epochs": 0}
+    out = tmp_path / "out"
+    assert compare.main({**args, **still, "data": str(drawn), "seeds": 1, "out": str(out)}) == 0
+    results = read_json(out / "results.json")
+    assert [a["name"] for a in results["arms"]] == ["yolo11n-tscode", "fitted"]
+    assert results["fairness"]["same_start"] == results["fairness"]["same_batches"] == 1
+    assert "its head starts from fitted.pt" in (out / "report.md").read_text()
+
+    def head(file: Path) -> dict[str, torch.Tensor]:
+        return torch.load(file, weights_only=False)["model"].model[-1].state_dict()
+
+    given = head(files["fitted"])
+    found = {arm: head(out / f"runs/drawn/{arm}/seed0/train/weights/last.pt") for arm in ("fitted", "yolo11n-tscode")}
+    assert torch.equal(found["fitted"]["cv2.0.0.conv.weight"], given["cv2.0.0.conv.weight"])
+    assert not torch.equal(found["yolo11n-tscode"]["cv2.0.0.conv.weight"], given["cv2.0.0.conv.weight"])
 
 
 @pytest.mark.slow

@@ -68,9 +68,9 @@ def test_what_would_be_unfair_is_refused(drawn, tmp_path, ours, theirs, message)
         settled(drawn, tmp_path, theirs=theirs, **ours)
 
 
-def test_heads_must_start_fresh_and_init_must_cover_all_below_them(drawn, tmp_path):
+def test_init_must_cover_all_below_the_heads(drawn, tmp_path):
     with pytest.raises(ValueError, match="expected a model YAML"):
-        settled(drawn, tmp_path, arms=[ARMS[0], Arm("w", "yolo11n.pt")])
+        settled(drawn, tmp_path, arms=[ARMS[0], Arm("w", "yolo11n.onnx")])
     weights = tmp_path / "init.pt"
     torch.save({"model": DetectionModel("yolo11n.yaml", verbose=False)}, weights)
     assert settled(drawn, tmp_path, arms=[ARMS[0], Arm("t", "yolo11n-tscode.yaml")], init=str(weights)).init == weights
@@ -78,6 +78,25 @@ def test_heads_must_start_fresh_and_init_must_cover_all_below_them(drawn, tmp_pa
         settled(drawn, tmp_path, init=str(weights))
     with pytest.raises(FileNotFoundError, match="init="):
         settled(drawn, tmp_path, init=str(tmp_path / "none.pt"))
+
+
+def test_an_arm_that_is_a_checkpoint_needs_init_and_is_known_by_its_content(drawn, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="model="):
+        resolve_model("w.pt")
+    init, weights = tmp_path / "init.pt", tmp_path / "w.pt"
+    for seed, file in enumerate((init, weights)):
+        torch.manual_seed(seed)
+        torch.save({"model": DetectionModel("yolo11n.yaml", verbose=False)}, file)
+    arms = [ARMS[0], Arm("w", resolve_model("w.pt"))]
+    with pytest.raises(ValueError, match="give init="):
+        settled(drawn, tmp_path / "out", arms=arms)
+    study = settled(drawn, tmp_path / "out", arms=arms, init=str(init))
+    assert [n for n in study.notes if "its head starts from w.pt" in n]
+    write_jobs(study)
+    torch.save({"model": DetectionModel("yolo11n.yaml", verbose=False)}, weights)
+    with pytest.raises(ValueError, match="another model_sha256"):
+        write_jobs(settled(drawn, tmp_path / "out", arms=arms, init=str(init)))
 
 
 def test_two_things_of_one_name_are_refused(drawn, draw, tmp_path):

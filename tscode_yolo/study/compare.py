@@ -1,16 +1,17 @@
 """``tscode compare model=A baseline=B data=D``: is one detection head better than another, and at what cost?
 
 Any two Ultralytics detection models, each trained once a seed under the same conditions, judged by the same code, and
-compared seed by seed. `plan` settles the conditions, `engines` carries the runs out, `results` draws the conclusions.
+compared seed by seed. A model is a YAML, whose head starts fresh, or a checkpoint, whose head training starts from.
+`plan` settles the conditions, `engines` carries the runs out, `results` draws the conclusions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 from rich.console import Console
-from ultralytics.nn.tasks import DetectionModel
 
 from tscode_yolo.study import flops
 from tscode_yolo.study.arguments import as_count, as_list, one_of, take
@@ -22,6 +23,7 @@ from tscode_yolo.study.progress import Progress
 from tscode_yolo.study.provenance import provenance
 from tscode_yolo.study.report import verdict, write_report
 from tscode_yolo.study.results import SCHEMA, analyse, collect
+from tscode_yolo.study.start import untrained
 from tscode_yolo.study.storage import read_json, sole_owner, write_json
 
 LATENCY_ROUNDS = 30
@@ -129,7 +131,7 @@ def costs(study: Study, latency: bool = True) -> dict[str, dict[str, Any]]:
     file, imgsz = study.out / "cost.json", int(study.train.get("imgsz", 640))
     kept = read_json(file) or {}
     nc = len(study.datasets[0].names)
-    nets = {a.name: DetectionModel(a.model, nc=nc, verbose=False) for a in study.arms}
+    nets = {a.name: untrained(a.model, nc) for a in study.arms}
     base = study.arms[0].name
     for name, net in nets.items():
         if name not in kept:
@@ -147,4 +149,4 @@ def costs(study: Study, latency: bool = True) -> dict[str, dict[str, Any]]:
 
 
 def _stem(name: str) -> str:
-    return name.replace("\\", "/").rpartition("/")[2].removesuffix(".yaml").removesuffix(".yml")
+    return PurePosixPath(name.replace("\\", "/")).stem

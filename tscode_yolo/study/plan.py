@@ -12,11 +12,12 @@ from typing import Any
 from ultralytics.cfg import DEFAULT_CFG_DICT, get_cfg
 from ultralytics.data import build_yolo_dataset
 from ultralytics.data.utils import check_det_dataset
-from ultralytics.nn.tasks import DetectionModel, load_checkpoint, yaml_model_load
+from ultralytics.nn.tasks import load_checkpoint, yaml_model_load
 
 from tscode_yolo.study.arguments import as_count, as_list, as_seeds, existing, one_of
+from tscode_yolo.study.detects import refusal
 from tscode_yolo.study.inventory import DataSet, read_dataset, require_unseen
-from tscode_yolo.study.start import transfer_body
+from tscode_yolo.study.start import is_checkpoint, transfer_body, untrained
 from tscode_yolo.study.storage import read_json, write_json
 
 OWN_KEYS = (
@@ -29,11 +30,11 @@ ADAM = ("Adam", "AdamW", "Adamax", "NAdam", "RAdam")
 
 @dataclass(frozen=True)
 class Arm:
-    """One row of a study: a model YAML under a name.
+    """One row of a study: a model YAML, or a checkpoint whose head is the start, under a name.
 
     Attributes:
         name: for tables and folders.
-        model: YAML, as the host is given it; the scale letter may be in the name.
+        model: as the host is given it; of a YAML the scale letter may be in the name.
         label: what it is, for readers.
     """
 
@@ -52,7 +53,7 @@ class Study:
         datasets: each trained on separately.
         finals: data set name -> (data set, split) judged at the end only.
         seeds: each arm runs once with each, on each data set.
-        init: checkpoint for everything below the head, or None.
+        init: checkpoint for everything below the head, or None; an arm that is a checkpoint itself needs it.
         train: the host's train arguments, the same for every run of a data set; see `settle_optimizer`.
         optimizers: data set name -> the optimiser arguments settled for it.
         last: epochs at the end whose AP is averaged.
@@ -157,16 +158,28 @@ def check_arms(study: Study) -> None:
     """Build every arm once, with its weights from `init`, so that a wrong name fails now and not after an hour.
 
     Raises:
-        ValueError: an arm is no YAML, or `init` does not cover it.
+        ValueError: an arm is neither YAML nor checkpoint of a detection model, or `init` does not cover it.
     """
     source = load_checkpoint(str(study.init))[0] if study.init else None
     for arm in study.arms:
-        if not arm.model.endswith((".yaml", ".yml")):
-            raise ValueError(
-                f"model={arm.model}: expected a model YAML, for both heads start fresh; to start everything below them "
-                "from weights give init=weights.pt"
+        if is_checkpoint(arm.model):
+            if source is None:
+                raise ValueError(
+                    f"model={arm.model}: of a checkpoint an arm takes the head only, for everything below must start "
+                    "alike in all arms; give init=weights.pt, e.g. what the checkpoint was made from"
+                )
+            if why := refusal(load_checkpoint(arm.model)[0]):
+                raise ValueError(f"model={arm.model}: {why}; give a detect YAML or weights")
+            study.notes.append(
+                f"{arm.name}: its head starts from {Path(arm.model).name}, as the host loads it (classes by name); "
+                "everything below from init."
             )
-        model = DetectionModel(arm.model, nc=len(study.datasets[0].names), verbose=False)
+        elif not arm.model.endswith((".yaml", ".yml")):
+            raise ValueError(
+                f"model={arm.model}: expected a model YAML, whose head starts fresh, or a checkpoint (.pt), which "
+                "brings its head"
+            )
+        model = untrained(arm.model, len(study.datasets[0].names))
         if source is not None:
             transfer_body(source, model)
 
@@ -221,6 +234,8 @@ def warm_label_caches(study: Study) -> None:
 def resolve_model(name: str) -> str:
     """A model argument as a fresh process can use it: absolute if it names a file here, else as the host knows it."""
     here = str(Path(name).expanduser().absolute())
+    if is_checkpoint(name):
+        return str(existing("model", name).absolute())
     try:
         yaml_model_load(here)
     except FileNotFoundError:
@@ -282,6 +297,8 @@ def _file_hash(path: Path) -> str:
 
 
 def _model_hash(model: str) -> str:
-    """Hash of a model YAML's content as the host reads it (with its scale), wherever the file lies."""
+    """Hash of a checkpoint, or of a model YAML's content as the host reads it (with its scale), wherever it lies."""
+    if is_checkpoint(model):
+        return _file_hash(Path(model))
     content = {k: v for k, v in yaml_model_load(model).items() if k != "yaml_file"}
     return hashlib.sha256(repr(sorted(content.items(), key=lambda kv: kv[0])).encode()).hexdigest()

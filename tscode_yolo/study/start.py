@@ -1,4 +1,4 @@
-"""What a run starts from: the random state of each epoch, and the weights below the head."""
+"""What a run starts from: the random state of each epoch, its model, and the weights below the head."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from ultralytics.nn.tasks import DetectionModel, load_checkpoint
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
@@ -23,6 +24,16 @@ def seed_everything(seed: int, epoch: int) -> None:
     random.seed(value)
     np.random.seed(value)
     torch.manual_seed(value)
+
+
+def is_checkpoint(model: str) -> bool:
+    """Whether a model argument names weights, rather than a YAML."""
+    return model.lower().endswith(".pt")
+
+
+def untrained(model: str, nc: int) -> DetectionModel:
+    """The model of a YAML or of a checkpoint for `nc` classes, with random weights."""
+    return DetectionModel(load_checkpoint(model)[0].yaml if is_checkpoint(model) else model, nc=nc, verbose=False)
 
 
 def weights_of(model: nn.Module) -> dict[str, Any]:

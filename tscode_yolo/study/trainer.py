@@ -24,7 +24,14 @@ from ultralytics.utils import LOGGER
 from ultralytics.utils.torch_utils import strip_optimizer, unwrap_model
 
 from tscode_yolo.study.evaluation import HOST_KEYS, StudyValidator
-from tscode_yolo.study.start import body_fingerprint, epoch_seed, seed_everything, transfer_body, weights_of
+from tscode_yolo.study.start import (
+    body_fingerprint,
+    epoch_seed,
+    is_checkpoint,
+    seed_everything,
+    transfer_body,
+    weights_of,
+)
 from tscode_yolo.study.storage import write_json, write_whole
 
 STATE_VERSION = 1
@@ -83,13 +90,14 @@ class StudyTrainer(DetectionTrainer):
         self.add_callback("on_train_epoch_start", StudyTrainer.start_epoch_fairly)
 
     def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> DetectionModel:
-        """Build from the YAML under a fixed seed; take all but the head from `init`.
+        """Build under a fixed seed; the head from the run's model if that is a checkpoint, all else from `init`.
 
         Raises:
             ValueError: `init` does not cover everything below the head.
         """
         seed_everything(self.args.seed, -1)
-        model = super().get_model(cfg, None, verbose=False)
+        head = load_checkpoint(self.args.model)[0] if is_checkpoint(str(self.args.model)) else None
+        model = super().get_model(cfg, head, verbose=False)
         if self.study_init:
             source, _ = load_checkpoint(self.study_init)
             moved, total = transfer_body(source, model)
