@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pool_studies import pool, text
 
 from tscode_yolo.cli import parse
 from tscode_yolo.study import compare
 from tscode_yolo.study.inventory import read_dataset
-from tscode_yolo.study.statistics import pooled
-from tscode_yolo.study.storage import read_json, write_json
+from tscode_yolo.study.storage import write_json
 
 DEFAULTS: dict[str, Any] = {"epochs": 40, "seeds": 3, "imgsz": 320, "batch": 16, "last": 5}
 FAMILIES = "yolov8n,yolo11n,yolo26n"
@@ -47,16 +47,9 @@ def main(args: dict[str, Any]) -> int:
             "init": weights / f"{family}-restored.pt",
         }
         code |= compare.main({**args, **own, "data": data, "out": str(out / family)})
-    rows = [(f, c) for f in families for c in read_json(out / f / "results.json")["comparisons"]]
-    metrics = {
-        name: pooled({f"{f}, {c['dataset']}": c["metrics"][name]["values"] for f, c in rows})
-        for name in ("AP", "AP_averaged", "AP50", "mAP")
-        if all(name in c["metrics"] for _, c in rows)
-    }
+    metrics = pool(out / f / "results.json" for f in families)
     write_json(out / "pooled.json", metrics)
-    for name, m in metrics.items():
-        intervals = f"these: {_ends(m['these'])}, others: {_ends(m['others'])}"
-        print(f"{name}: {m['mean']:+.2f} over {m['datasets']} pairs; {intervals}")
+    print(text(metrics))
     return code
 
 
@@ -86,12 +79,6 @@ def evenly_spaced(data: Path, limit: int, out: Path) -> Path:
     content = {"path": str(folder), **{s: f"{s}.txt" for s in lists}, "names": dict(enumerate(whole.names))}
     (folder / "data.yaml").write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
     return folder / "data.yaml"
-
-
-def _ends(interval: dict[str, Any]) -> str:
-    if interval["low"] is None:
-        return "no interval"
-    return f"[{interval['low']:+.2f}, {interval['high']:+.2f}]"
 
 
 if __name__ == "__main__":

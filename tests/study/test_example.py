@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -11,7 +12,7 @@ import torch
 from ultralytics.nn.tasks import DetectionModel
 
 from tscode_yolo.study.inventory import read_dataset
-from tscode_yolo.study.storage import read_json
+from tscode_yolo.study.storage import read_json, write_json
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -19,7 +20,9 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 def load(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(EXAMPLES))  # as when it is run: examples import each other
     spec.loader.exec_module(module)
+    sys.path.remove(str(EXAMPLES))
     return module
 
 
@@ -40,6 +43,26 @@ def test_images_are_taken_evenly_and_validation_stays_whole(example, draw, tmp_p
     assert same == tmp_path / "cells" / "data.yaml"
     with pytest.raises(ValueError, match="images=0: expected a whole number"):
         example.evenly_spaced(same, 0, tmp_path / "out")
+
+
+def test_studies_are_pooled_with_every_comparison_weighing_the_same(tmp_path):
+    def study(dataset, values, small):
+        metrics = {"AP": {"values": values}, "APs": small and {"values": small}}
+        content = {"comparisons": [{"arm": "ours", "dataset": dataset, "metrics": metrics}]}
+        write_json(tmp_path / dataset / "results.json", content)
+        return tmp_path / dataset / "results.json"
+
+    files = [study("one", [1.0, 2.0, 3.0], None), study("two", [5.0], [1.0])]
+    example = load("pool_studies")
+    assert example.main({"results": ",".join(map(str, files)), "out": str(tmp_path / "pooled.json")}) == 0
+    found = read_json(tmp_path / "pooled.json")
+    assert list(found) == ["AP"]  # one comparison has no small objects
+    assert found["AP"]["means"] == {"ours, one": 2.0, "ours, two": 5.0}
+    assert found["AP"]["mean"] == 3.5
+    with pytest.raises(ValueError, match="ours, one is in an earlier file already"):
+        example.pool([files[0], files[0]])
+    with pytest.raises(ValueError, match=r"expected a results.json of `tscode compare`"):
+        example.pool([tmp_path / "pooled.json"])
 
 
 @pytest.mark.slow
