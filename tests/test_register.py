@@ -4,15 +4,18 @@ import copy
 import logging
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
 import ultralytics
+import yaml
 from conftest import CHANNELS, REPO, fresh_python
 from ultralytics import YOLO
 from ultralytics.nn import tasks
 
 from tscode_yolo import config, register
+from tscode_yolo.build import build_layers
 
 TINY = {  # a model YAML small enough to build in no time: levels 1..4 are C2, P3, P4, P5
     "nc": 3,
@@ -129,6 +132,24 @@ def test_our_layers_elsewhere_get_one_clear_error():
         )
     with pytest.raises(ValueError, match="unknown layer 'TorchVisionFpn'; did you mean 'TorchvisionFPN'"):
         tasks.DetectionModel(tiny(backbone=[[-1, 1, "TorchVisionFpn", []], *tiny()["backbone"][1:]]), verbose=False)
+
+
+def test_every_model_yaml_of_the_host_reaches_the_host_unchanged():
+    files = sorted((Path(ultralytics.__file__).parent / "cfg/models").rglob("*.yaml"))
+    assert len(files) > 50
+    for file in files:
+        d = yaml.safe_load(file.read_text(encoding="utf-8"))
+        assert build_layers(d, 3, False, lambda *given: given) == (d, 3, False), file.name
+        assert build_layers(d, 3, False, lambda *given: given)[0] is d
+
+
+def test_a_head_that_cannot_be_imported_takes_no_stock_model_with_it(tmp_path):
+    code = (
+        "import sys, warnings; sys.modules.update({'tscode_yolo.head': None, 'tscode_yolo.blocks': None})\n"
+        "warnings.simplefilter('ignore'); from ultralytics import YOLO\n"
+        "YOLO('yolo11n.yaml').save('stock.pt'); print(type(YOLO('stock.pt').model.model[-1]).__name__)"
+    )
+    assert fresh_python(code, tmp_path, PYTHONPATH=str(REPO)).splitlines()[-1] == "Detect"
 
 
 def test_a_checkpoint_is_rebuilt_as_it_was_whatever_the_defaults_are_by_then(monkeypatch):

@@ -37,12 +37,14 @@ def build_layers(d: dict[str, Any], ch: int, verbose: bool, parse: Callable[...,
     Raises:
         ValueError: a row or option of ours that is wrong.
     """
+    from ultralytics.nn import tasks  # not above: this module is imported while the host is still being imported
+
     fpn = build_fpn(d, ch)
     rows = d["head"]
     ours = [i for i, row in enumerate(rows) if row[2] == NAME]
     for name in (str(row[2]) for row in (*d["backbone"], *rows)):
         close = difflib.get_close_matches(name.lower(), [n.lower() for n in (NAME, FPN)], n=1, cutoff=0.8)
-        if close and name not in (NAME, FPN):
+        if close and name not in (NAME, FPN) and not hasattr(tasks, name):  # the host has a TorchVision of its own
             meant = NAME if close[0] == NAME.lower() else FPN
             raise ValueError(f"{yaml_name(d)}: unknown layer '{name}'; did you mean '{meant}'?")
     close = difflib.get_close_matches("tscode", [str(k).lower() for k in d if k != "tscode"], n=1, cutoff=0.75)

@@ -25,9 +25,8 @@ _warned: set[str] = set()
 
 
 def _is_ours(head: object) -> bool:
-    from tscode_yolo.head import TSCODEDetect
-
-    return isinstance(head, TSCODEDetect)
+    module = sys.modules.get("tscode_yolo.head")  # not imported, so no head of ours; stock models must not need it
+    return module is not None and isinstance(head, module.TSCODEDetect)
 
 
 def _head_of(model: Any) -> Any:
@@ -132,6 +131,13 @@ def _torch_safe_load(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(original)
     def torch_safe_load(*args: Any, **kwargs: Any) -> Any:
+        try:
+            allow_pickled()
+        except Exception as e:
+            warnings.warn(f"tscode_yolo: TSCODE checkpoints will not load: {e!r}", RuntimeWarning, stacklevel=2)
+        return original(*args, **kwargs)
+
+    def allow_pickled() -> None:
         import torch
 
         from tscode_yolo import blocks, context, deform, fpn, head, quality
@@ -141,7 +147,6 @@ def _torch_safe_load(original: Callable[..., Any]) -> Callable[..., Any]:
         classes = [c for m in modules for c in vars(m).values() if isinstance(c, type)]
         ours = [c for c in classes if c.__module__.startswith("tscode_yolo.")]
         torch.serialization.add_safe_globals([*ours, *fpn.PICKLED])
-        return original(*args, **kwargs)
 
     return torch_safe_load
 
