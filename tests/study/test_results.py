@@ -138,6 +138,15 @@ def test_the_report_says_it_all_and_no_path(tmp_path):
     assert {p.name for p in tmp_path.glob("*.png")} >= {"difference.png", "cls_loss_over_epochs.png"}
 
 
+def test_runs_of_different_software_are_pointed_out(tmp_path):
+    made_by = {"ultralytics": "8.4.1", "code": "0a"}
+    runs = [run("stock", 0, 10.0, software=made_by), run("ours", 0, 12.0, software={**made_by, "ultralytics": "8.4.2"})]
+    (remark,) = analyse(study(tmp_path, seeds=(0,)), runs)["fairness"]["remarks"]
+    assert remark == "Runs were made by different software: ultralytics 8.4.1, code 0a; ultralytics 8.4.2, code 0a."
+    older = run("stock", 0, 10.0)  # records of before have no such entry
+    assert analyse(study(tmp_path, seeds=(0,)), [older, runs[1]])["fairness"]["remarks"] == []
+
+
 def test_one_seed_is_not_made_to_say_anything(tmp_path):
     s = study(tmp_path, seeds=(0,))
     write_report(s, results_of(s, [run("stock", 0, 10.0), run("ours", 0, 12.0)]))

@@ -11,12 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import nn
-from ultralytics.nn.tasks import DetectionModel
+from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
 from tscode_yolo.study import start
 from tscode_yolo.study import trainer as tr
 from tscode_yolo.study.engines import command, environment
+from tscode_yolo.study.run import execute
+from tscode_yolo.study.start import model_hash
 from tscode_yolo.study.storage import read_json, write_json
 
 
@@ -24,9 +27,9 @@ from tscode_yolo.study.storage import read_json, write_json
 def models() -> dict[str, DetectionModel]:
     names = {"a": ("yolo11n.yaml", 0), "b": ("yolo11n.yaml", 1), "other": ("yolov8n.yaml", 0)}
     built = {}
-    for name, (yaml, seed) in names.items():
+    for name, (model, seed) in names.items():
         torch.manual_seed(seed)
-        built[name] = DetectionModel(yaml, nc=2, verbose=False)
+        built[name] = DetectionModel(model, nc=2, verbose=False)
     return built
 
 
@@ -59,9 +62,9 @@ def test_body_fingerprint_does_not_see_the_head(models):
 
 def test_the_body_under_a_fixed_seed_does_not_depend_on_the_head():
     prints = set()
-    for yaml in ("yolo11n.yaml", "yolo11n-tscode.yaml"):
+    for model in ("yolo11n.yaml", "yolo11n-tscode.yaml"):
         start.seed_everything(3, -1)
-        prints.add(start.body_fingerprint(DetectionModel(yaml, nc=2, verbose=False)))
+        prints.add(start.body_fingerprint(DetectionModel(model, nc=2, verbose=False)))
     assert len(prints) == 1
 
 
@@ -103,9 +106,11 @@ def _job(folder: Path, data: Path, model: str, **train: object) -> Path:
     job = {
         "arm": Path(model).stem,
         "model": model,
+        "model_sha256": model_hash(model),
         "dataset": "drawn",
         "data": str(data),
         "init": None,
+        "init_sha256": None,
         "seed": 3,
         "train": {"imgsz": 64, "epochs": 3, "batch": 4, "nbs": 4, "optimizer": "AdamW", "lr0": 0.002, "workers": 0}
         | {"momentum": 0.9, "warmup_bias_lr": 0.0, "patience": 0, "plots": False, "close_mosaic": 1, **train},
@@ -184,3 +189,27 @@ def test_a_run_killed_between_training_and_judging_is_only_judged(drawn, tmp_pat
     result = read_json(folder / "result.json")
     assert [h["epoch"] for h in result["history"]] == [1]
     assert result["resumed"] == []
+
+
+@pytest.mark.slow
+def test_the_best_epoch_is_one_that_was_validated(drawn, tmp_path):
+    """Epochs 2, 4 and 5 of 5 are validated; 3 comes after 2 and must not take its place."""
+    folder = _job(tmp_path / "run", drawn, "yolo11n.yaml", epochs=5)
+    write_json(folder / "job.json", {**read_json(folder / "job.json"), "last": 1, "every": 2, "weights": "best"})
+    assert _start(folder).wait() == 0
+    rows = {h["epoch"]: h.get("mAP") for h in read_json(folder / "result.json")["history"]}
+    validated = {e: v for e, v in rows.items() if v is not None}
+    assert set(validated) == {2, 4, 5}
+    kept = torch.load(folder / "train/weights/best.pt", weights_only=False)["train_metrics"]
+    assert 100 * kept["metrics/mAP50-95(B)"] == pytest.approx(max(validated.values()))
+    assert kept["fitness"] is not None
+
+
+def test_a_model_changed_under_a_study_stops_its_runs(drawn, tmp_path):
+    changing = tmp_path / "yolo11n.yaml"
+    content = yaml_model_load("yolo11n.yaml")
+    changing.write_text(yaml.safe_dump(content))
+    folder = _job(tmp_path / "run", drawn, str(changing))
+    changing.write_text(yaml.safe_dump({**content, "nc": 5}))
+    with pytest.raises(ValueError, match=r"model=yolo11n.yaml: expected it as it was when the study began"):
+        execute(folder, {})

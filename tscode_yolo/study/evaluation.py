@@ -21,6 +21,10 @@ from ultralytics.utils import ops
 from tscode_yolo.study.provenance import version
 
 COCO_KEYS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+VALIDATION_KEYS = (  # of the train arguments; what decides which objects and detections count
+    *("imgsz", "batch", "device", "half", "conf", "iou", "max_det", "single_cls", "classes", "agnostic_nms", "augment"),
+    *("nms", "end2end"),
+)
 HOST_KEYS = {"metrics/mAP50-95(B)": "mAP", "metrics/mAP50(B)": "mAP50"}
 
 
@@ -152,9 +156,7 @@ def evaluate(weights: Path, data: Path, split: str, args: dict[str, Any], folder
     Returns:
         ``coco`` (`coco_metrics`), ``host`` (mAP and mAP50 in percent) and ``tool``.
     """
-    taken: dict[str, Any] = {
-        k: args[k] for k in ("imgsz", "batch", "device", "conf", "iou", "max_det", "single_cls", "nms") if k in args
-    }
+    taken: dict[str, Any] = {k: args[k] for k in VALIDATION_KEYS if k in args}
     overrides: dict[str, Any] = {**taken, "model": str(weights), "data": str(data), "split": split}
     overrides |= {"task": "detect", "mode": "val", "plots": False, "verbose": False, "workers": 0}
     validator = StudyValidator(args=overrides, save_dir=folder)

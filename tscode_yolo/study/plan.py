@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from ultralytics.nn.tasks import load_checkpoint, yaml_model_load
 from tscode_yolo.study.arguments import as_count, as_list, as_seeds, existing, one_of
 from tscode_yolo.study.detects import refusal
 from tscode_yolo.study.inventory import DataSet, read_dataset, require_unseen
-from tscode_yolo.study.start import is_checkpoint, transfer_body, untrained
+from tscode_yolo.study.start import file_hash, is_checkpoint, model_hash, transfer_body, untrained
 from tscode_yolo.study.storage import read_json, write_json
 
 OWN_KEYS = (
@@ -193,8 +192,8 @@ def write_jobs(study: Study) -> list[Path]:
     Raises:
         ValueError: a folder holds a run with other settings.
     """
-    init_hash = _file_hash(study.init) if study.init else None
-    models = {a.name: _model_hash(a.model) for a in study.arms}
+    init_hash = file_hash(study.init) if study.init else None
+    models = {a.name: model_hash(a.model) for a in study.arms}
     folders = []
     for seed in study.seeds:
         for dataset in study.datasets:
@@ -290,15 +289,3 @@ def _write_job(folder: Path, job: dict[str, Any]) -> Path:
             )
     write_json(folder / "job.json", job)
     return folder
-
-
-def _file_hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _model_hash(model: str) -> str:
-    """Hash of a checkpoint, or of a model YAML's content as the host reads it (with its scale), wherever it lies."""
-    if is_checkpoint(model):
-        return _file_hash(Path(model))
-    content = {k: v for k, v in yaml_model_load(model).items() if k != "yaml_file"}
-    return hashlib.sha256(repr(sorted(content.items(), key=lambda kv: kv[0])).encode()).hexdigest()

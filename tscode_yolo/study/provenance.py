@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shlex
@@ -36,6 +37,14 @@ def provenance(argv: list[str] | None = None) -> dict[str, Any]:
         "hardware": hardware(),
         "git": git_state(Path(__file__).parent),
     }
+
+
+def software() -> dict[str, Any]:
+    """What decides the numbers of a run besides its settings: package versions, and a digest of our own source."""
+    code = hashlib.blake2b(digest_size=4)
+    for file in sorted(Path(__file__).parents[1].rglob("*.py")):
+        code.update(file.read_bytes())
+    return {**{p: version(p) for p in ("tscode-yolo", "ultralytics", "torch")}, "code": code.hexdigest()}
 
 
 def version(package: str) -> str | None:

@@ -136,6 +136,9 @@ def fairness(study: Study, runs: list[dict[str, Any]]) -> dict[str, Any]:
         remarks.append(
             f"Runs took place in {len(places)} settings of threads, device and processor; sums may round apart."
         )
+    versions = sorted({", ".join(f"{k} {v}" for k, v in r.get("software", {}).items() if v) for r in runs} - {""})
+    if len(versions) > 1:
+        remarks.append(f"Runs were made by different software: {'; '.join(versions)}.")
     return {**counts, "remarks": remarks}
 
 

@@ -46,14 +46,18 @@ def execute(folder: Path, lent: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         The run's record: who it was, its metrics, its history and what it took.
+
+    Raises:
+        ValueError: the model or the weights have changed since the study was settled.
     """
     if lent.get("cores") and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, lent["cores"])
     from tscode_yolo.study.evaluation import evaluate
-    from tscode_yolo.study.provenance import hardware
+    from tscode_yolo.study.provenance import hardware, software
     from tscode_yolo.study.trainer import StudyTrainer
 
     job = read_json(folder / "job.json")
+    _require_unchanged(job)
     args = {**job["train"], "model": job["model"], "data": job["data"], "seed": job["seed"]}
     args |= {"project": str(folder), "name": "train", "exist_ok": True}
     if lent.get("device") is not None:
@@ -77,6 +81,7 @@ def execute(folder: Path, lent: dict[str, Any]) -> dict[str, Any]:
         "threads": lent.get("threads"),
         "device": str(trainer.device),
         "hardware": hardware(),
+        "software": software(),
     }
 
 
@@ -86,6 +91,19 @@ def average_last(epochs: list[dict[str, Any]]) -> dict[str, Any]:
         return {"epochs": 0}
     keys = [k for k in epochs[0] if all(e[k] is not None for e in epochs)]
     return {"epochs": len(epochs), **{k: sum(e[k] for e in epochs) / len(epochs) for k in keys}}
+
+
+def _require_unchanged(job: dict[str, Any]) -> None:
+    """Refuse to train something else than what the other runs of the study were given."""
+    from tscode_yolo.study.start import file_hash, model_hash
+
+    found = {"model": model_hash(job["model"]), "init": file_hash(Path(job["init"])) if job["init"] else None}
+    for key, value in found.items():
+        if value != job[f"{key}_sha256"]:
+            raise ValueError(
+                f"{key}={Path(job[key]).name}: expected it as it was when the study began, got another content; "
+                "restore it, or start a study with another out="
+            )
 
 
 def _trained(trainer: Any, folder: Path) -> dict[str, Any]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from ultralytics.nn.tasks import DetectionModel, load_checkpoint
+from ultralytics.nn.tasks import DetectionModel, load_checkpoint, yaml_model_load
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
@@ -29,6 +30,19 @@ def seed_everything(seed: int, epoch: int) -> None:
 def is_checkpoint(model: str) -> bool:
     """Whether a model argument names weights, rather than a YAML."""
     return model.lower().endswith(".pt")
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def model_hash(model: str) -> str:
+    """Hash of a checkpoint, or of a model YAML's content as the host reads it (with its scale), wherever it lies."""
+    if is_checkpoint(model):
+        return file_hash(Path(model))
+    content = {k: v for k, v in yaml_model_load(model).items() if k != "yaml_file"}
+    return hashlib.sha256(repr(sorted(content.items(), key=lambda kv: kv[0])).encode()).hexdigest()
 
 
 def untrained(model: str, nc: int) -> DetectionModel:

@@ -149,7 +149,7 @@ class StudyTrainer(DetectionTrainer):
             row |= {name: 100 * float(metrics[key]) for key, name in HOST_KEYS.items()}
             row |= {k: v for k, v in metrics.items() if k.startswith("val/")}
         else:
-            metrics, fitness = dict(self.metrics), self.fitness
+            metrics, fitness = dict(self.metrics), None  # with the last one's the host would keep this epoch as best
         if self.validator.wanted:
             row["coco"] = self.validator.coco()
         row |= {"batches": self._fingerprint.hexdigest(), "seconds": time.monotonic() - self._clock}
