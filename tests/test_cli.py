@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import dataclasses
+import importlib
+import re
+import sys
+
 import pytest
 
 from tscode_yolo import __version__, cli, doctor
@@ -87,6 +92,11 @@ def test_every_verb_explains_itself(verb, capsys):
     said = capsys.readouterr().out
     assert said.startswith(cli.VERBS[verb][1])
     assert len(said.splitlines()) > 2
+    module = importlib.import_module(cli.VERBS[verb][0])
+    module = sys.modules[module.main.__module__]
+    keys = getattr(module, "KEYS", None) or getattr(module, "ARGUMENTS", ())
+    keys = [f.name for f in dataclasses.fields(keys)] if dataclasses.is_dataclass(keys) else keys
+    assert [k for k in keys if not re.search(rf"\b{k}\b[=: ]", said)] == []
 
 
 def test_a_stop_is_one_line(monkeypatch, capsys):

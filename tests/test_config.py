@@ -46,13 +46,32 @@ def test_values_outside_their_choices_are_refused(options, message):
     ],
 )
 def test_values_of_the_wrong_type_are_refused(options):
-    with pytest.raises(TypeError, match=f"tscode option {next(iter(options))}="):
+    with pytest.raises(ValueError, match=f"tscode option {next(iter(options))}="):
         HeadConfig.from_mapping(options)
 
 
 def test_options_that_are_no_mapping_are_refused():
-    with pytest.raises(TypeError, match="expected a mapping"):
+    with pytest.raises(ValueError, match="expected a mapping"):
         HeadConfig.from_mapping(["sce"])
+
+
+def test_a_recipe_in_a_mapping_of_its_own_is_its_name():
+    assert HeadConfig.from_mapping({"recipe": {"name": "ultralytics"}}) == HeadConfig.from_mapping({})
+    assert HeadConfig.from_mapping({"recipe": {"name": "atss"}}).recipe == "atss"
+
+
+@pytest.mark.parametrize(
+    ("options", "lqe"),
+    [
+        ({}, True),
+        ({"sce": False}, False),
+        ({"recipe": "atss"}, False),
+        ({"lqe": False}, False),
+        ({"sce": False, "lqe": True}, True),
+    ],
+)
+def test_the_quality_estimate_goes_with_sce_and_the_hosts_loss(options, lqe):
+    assert HeadConfig.from_mapping(options).as_dict()["lqe"] is lqe
 
 
 def test_preset_gives_what_is_not_named():

@@ -5,13 +5,16 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import re
 import sys
+from itertools import pairwise
+from types import ModuleType
 from typing import Any
 
 from tscode_yolo import __version__
 from tscode_yolo.config import unknown_name
 
-VERBS = {  # name: (module with main(args) -> exit code, what it does)
+VERBS = {  # name: (module with main(args) -> exit code, what it does); help also reads the module's ARGUMENTS
     "doctor": ("tscode_yolo.doctor", "check the installation: versions, hooks, model YAMLs, a forward at an odd size"),
     "profile": ("tscode_yolo.study.profile", "what a head costs: parameters, FLOPs, latency, training step, memory"),
     "compare": ("tscode_yolo.study.compare", "is one head better? paired seeds, intervals, cost, a report"),
@@ -21,7 +24,10 @@ VERBS = {  # name: (module with main(args) -> exit code, what it does)
     "pack": ("tscode_yolo.safe.pack", "best.pt to best.safetensors: tensors and JSON, loaded without unpickling"),
     "unpack": ("tscode_yolo.safe.unpack", "and back"),
     "push": ("tscode_yolo.safe.hub", "packed weights to the Hugging Face Hub"),
-    "parity": ("tscode_yolo.parity", "do the exports compute what PyTorch computes? per format, with tolerances"),
+    "parity": (
+        "tscode_yolo.parity.command",
+        "do the exports compute what PyTorch computes? per format, with tolerances",
+    ),
     "align": ("tscode_yolo.align", "see where scores and boxes disagree before NMS: numbers, pictures, report"),
 }
 
@@ -65,6 +71,25 @@ def usage() -> str:
     )
 
 
+def explanation(verb: str, module: ModuleType) -> str:
+    """What a verb does and the arguments it takes.
+
+    Args:
+        verb: of `VERBS`.
+        module: the one its main is in. Its ``ARGUMENTS`` are key -> meaning, or the function or class whose docstring
+            has them; without, the module's docstring says it all.
+    """
+    given = getattr(module, "ARGUMENTS", None)
+    if isinstance(given, dict):
+        width = max(map(len, given))
+        text = "\n".join(f"    {key:<{width}}  {meaning}" for key, meaning in given.items())
+    else:
+        sections = re.split(r"^(\w+):$", inspect.getdoc(given) or "", flags=re.MULTILINE) if given else []
+        text = next((s.strip("\n") for name, s in pairwise(sections) if name in ("Args", "Attributes")), "")
+    arguments = f"\n\nArguments, as key=value:\n\n{text}" if text else ""
+    return f"{VERBS[verb][1]}\n\n{inspect.cleandoc(module.__doc__ or '')}{arguments}"
+
+
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the console script; returns the exit code (2: the command line is at fault)."""
     argv = sys.argv[1:] if argv is None else argv
@@ -80,10 +105,10 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError(unknown_name("verb", verb, list(VERBS)))
         run = importlib.import_module(VERBS[verb][0]).main
         if rest and rest[0] in ("help", "-h", "--help"):
-            print(f"{VERBS[verb][1]}\n\n{inspect.cleandoc(sys.modules[run.__module__].__doc__ or '')}")
+            print(explanation(verb, sys.modules[run.__module__]))
             return 0
         return run(parse(rest))
-    except (ValueError, OSError, ImportError) as e:
+    except (ValueError, OSError, ImportError, FloatingPointError) as e:
         print(f"tscode: {e}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

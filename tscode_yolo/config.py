@@ -150,8 +150,7 @@ class HeadConfig:
         """Validate values.
 
         Raises:
-            TypeError: a value of the wrong type.
-            ValueError: a value outside its choices.
+            ValueError: a value of the wrong type or outside its choices.
         """
         for field in dataclasses.fields(self):
             _check_type(field.name, str(field.type), getattr(self, field.name))
@@ -159,6 +158,10 @@ class HeadConfig:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"tscode option {name}={getattr(self, name)!r}: expected one of {list(allowed)}")
         object.__setattr__(self, "dpe_levels", tuple(sorted(set(self.dpe_levels))))
+        if isinstance(self.recipe, dict) and set(self.recipe) == {"name"}:
+            object.__setattr__(self, "recipe", self.recipe["name"])
+        if self.lqe is None:  # settled here, so that a checkpoint says what it was built with
+            object.__setattr__(self, "lqe", self.sce and self.recipe == "ultralytics")
         if not {*self.dpe_levels} <= {-1, 0, 1, 2} or not {*self.dpe_levels} & {-1, 0}:
             raise ValueError(
                 f"tscode option dpe_levels={list(self.dpe_levels)}: expected offsets among [-1, 0, 1, 2], with -1 or 0 "
@@ -177,13 +180,13 @@ class HeadConfig:
         """Merge option mappings, the last one winning, over the preset they name (default ``yolo``).
 
         Raises:
-            TypeError: something that is no mapping, or a value of the wrong type.
-            ValueError: an unknown option (the closest valid one is named), preset or value.
+            ValueError: something that is no mapping; an unknown option (the closest valid one is named), preset or
+                value.
         """
         given: dict[str, Any] = {}
         for mapping in mappings:
             if mapping is not None and not isinstance(mapping, Mapping):
-                raise TypeError(f"tscode options: expected a mapping like {{sce: true}}, got {mapping!r}")
+                raise ValueError(f"tscode options: expected a mapping like {{sce: true}}, got {mapping!r}")
             given.update(mapping or {})
         preset = given.pop("preset", "yolo")
         if preset not in PRESETS:
@@ -203,7 +206,7 @@ class HeadConfig:
 
 
 def _check_type(name: str, annotation: str, value: object) -> None:
-    """Raise TypeError unless `value` is what the dataclass field says."""
+    """Raise ValueError unless `value` is what the dataclass field says."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     ok, expected = {
         "bool": (isinstance(value, bool), "true or false"),
@@ -225,7 +228,7 @@ def _check_type(name: str, annotation: str, value: object) -> None:
         ),
     }[annotation]
     if not ok:
-        raise TypeError(f"tscode option {name}={value!r}: expected {expected}")
+        raise ValueError(f"tscode option {name}={value!r}: expected {expected}")
 
 
 def unknown_name(kind: str, name: str, known: Sequence[str]) -> str:

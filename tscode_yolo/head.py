@@ -116,7 +116,7 @@ class TSCODEDetect(Detect):
             self.cls_skip, self.sce, self.cv3 = cls_branch(config, base, cls_width, nc)
         if config.quality != "none":
             self.quality = QualityBranch([t[-1].in_channels for t in self.cv2], config.quality == "filter3d")
-        if config.sce and config.recipe == "ultralytics" if config.lqe is None else config.lqe:
+        if config.lqe:
             self.lqe = nn.ModuleList(nn.Conv2d(t[-1].in_channels, 1, 1, bias=False) for t in self.cv2)
             for estimate in self.lqe:
                 nn.init.zeros_(estimate.weight)

@@ -17,6 +17,7 @@ from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
 from tscode_yolo import cli
 from tscode_yolo.graft import command, graft
+from tscode_yolo.graft import fit as fitting
 from tscode_yolo.graft.images import Views, batches, find_images
 from tscode_yolo.graft.loss import GAINS, PARTS, distance, hint
 from tscode_yolo.graft.pair import Pair
@@ -230,6 +231,7 @@ def test_both_branches_of_an_end_to_end_head_learn(make_teacher, make_yaml, fold
 
 def test_the_verb_says_what_was_kept(teacher, student, folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(command, "_ap", lambda file, *_: 0.4 if file == teacher else 0.3)
+    monkeypatch.setattr(command, "check_det_dataset", lambda _: None)
     arguments = [f"weights={teacher}", f"model={student}", f"images={folder}", "steps=1", "imgsz=96", "batch=7"]
     assert cli.main(["graft", *arguments, f"out={tmp_path / 'g.pt'}", "data=my.yaml"]) == 0
     said = capsys.readouterr().out
@@ -246,9 +248,28 @@ def test_minutes_end_a_fit(teacher, student, folder, tmp_path):
     assert report["course"]["minutes"] >= 0.02
 
 
+def test_a_stopped_fit_keeps_what_was_learnt(teacher, student, folder, tmp_path, monkeypatch):
+    steps = []
+
+    def step(*given):
+        steps.append(real(*given))
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+        return steps[-1]
+
+    real = fitting._step
+    monkeypatch.setattr(fitting, "_step", step)
+    report = graft(
+        str(teacher), student, str(folder), steps=50, imgsz=96, batch=2, out=str(tmp_path / "g.pt"), verbose=False
+    )
+    assert (report["course"]["stopped"], report["course"]["steps"]) == (True, 2)
+    assert type(YOLO(tmp_path / "g.pt").model.model[-1]).__name__ == "TSCODEDetect"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"data": "nowhere.yaml"}, "nowhere.yaml"),
         ({"imgsz": 100}, "imgsz=100: expected a multiple of 32"),
         ({"steps": 0}, "steps=0: expected a whole number >= 1"),
         ({"steps": None, "minutes": -1}, "minutes=-1: expected a number above 0"),
@@ -263,9 +284,16 @@ def test_arguments_that_do_not_fit_are_refused_before_anything_is_written(
 ):
     monkeypatch.chdir(tmp_path)
     given = {"weights": str(teacher), "model": student, "images": str(folder), "steps": 1, "imgsz": 96, **changes}
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
         graft(**given, verbose=False)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_stock_weights_are_not_written_over(teacher, student, folder):
+    before = teacher.read_bytes()
+    with pytest.raises(ValueError, match="expected another file than weights="):
+        graft(str(teacher), student, str(folder), steps=1, imgsz=96, out=str(teacher), verbose=False)
+    assert teacher.read_bytes() == before
 
 
 def test_heads_that_cannot_teach_are_refused(teacher, student, make_teacher, make_yaml, folder, tmp_path):

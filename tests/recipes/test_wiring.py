@@ -102,7 +102,7 @@ def test_mistakes_in_the_yaml_are_answered(options, message):
 
 
 def test_a_mapping_without_a_name_is_answered():
-    with pytest.raises(TypeError, match=r"a mapping like \{name: atss"):
+    with pytest.raises(ValueError, match=r"a mapping like \{name: atss"):
         DetectionModel(yaml_dict({"recipe": {"topk": 3}}), verbose=False)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import yaml
 from ultralytics.nn.tasks import DetectionModel
@@ -71,6 +73,16 @@ def test_a_file_may_hold_options_and_other_models(tmp_path):
     assert [label for label, _ in layout] == ["stock", "avg"]
     assert arms[0].model == "yolo11n.yaml"
     assert read_grid(str(file), "yolo11s-tscode.yaml")[0] == "yolo11s-tscode.yaml"
+
+
+def test_the_models_of_a_study_are_not_changed_under_it(tmp_path):
+    rows = [{"label": "a", "options": {}}, {"label": "b", "options": {"sce": False}}]
+    arms, _ = write_arms("yolo11n-tscode.yaml", rows, tmp_path)
+    assert write_arms("yolo11n-tscode.yaml", rows, tmp_path)[0] == arms
+    before = Path(arms[1].model).read_bytes()
+    with pytest.raises(ValueError, match="of a study with another grid or base"):
+        write_arms("yolo11n-tscode.yaml", [rows[0], {"label": "b", "options": {"dpe": False}}], tmp_path)
+    assert Path(arms[1].model).read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -136,11 +136,25 @@ def test_ablate_gives_its_rows_in_order_with_cost_and_interval(drawn, tmp_path):
     assert all(f"{results['cost'][a]['gflops']:.3f}" in line for a, line in zip(results["cost"], table, strict=False))
 
 
+@pytest.mark.parametrize(
+    ("models", "names"),
+    [
+        (["yolo11n.yaml", "a/b.pt"], ["yolo11n", "b"]),
+        (["runs/e1/weights/best.pt", "runs/e2/weights/best.pt"], ["e1-best", "e2-best"]),
+        (["e1\\best.pt", "e2/best.pt", "other.pt"], ["e1-best", "e2-best", "other"]),
+        (["best.pt", "best.pt"], ["best", "best"]),  # refused later
+        (["best.pt", "e2/best.pt"], ["best", "best"]),
+    ],
+)
+def test_models_of_one_name_are_called_by_their_folders(models, names):
+    assert compare.arm_names(models) == names
+
+
 @pytest.mark.slow
 def test_one_study_at_a_time_in_a_folder(drawn, tmp_path):
     from tscode_yolo.study.storage import sole_owner
 
     args = {**TINY, "model": "yolov8n.yaml", "baseline": "yolo11n.yaml", "data": str(drawn), "seeds": 1}
     write_json(tmp_path / "x.json", {})
-    with sole_owner(tmp_path), pytest.raises(RuntimeError, match="got another one at work"):
+    with sole_owner(tmp_path), pytest.raises(BlockingIOError, match="got another one at work"):
         compare.main({**args, "out": str(tmp_path)})

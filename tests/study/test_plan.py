@@ -36,7 +36,7 @@ def test_every_run_of_a_data_set_gets_the_same_arguments(drawn, tmp_path):
     ("epochs", "given", "expected"),
     [
         (2, {}, ("AdamW", 0.001667, 0.0)),
-        (20_000, {}, ("SGD", 0.01, 0.1)),  # 8 images, nominal batch 64: one iteration an epoch
+        (20_000, {}, ("SGD", 0.01, 0.0)),  # 8 images, nominal batch 64: one iteration an epoch
         (2, {"optimizer": "SGD"}, ("SGD", 0.01, 0.1)),
         (2, {"optimizer": "Adam", "lr0": 0.5}, ("Adam", 0.5, 0.0)),
     ],
@@ -50,6 +50,7 @@ def test_the_optimizer_is_named_whatever_was_asked(drawn, tmp_path, epochs, give
         expected[2],
     )
     assert expected[0] in note
+    assert ("lr0" in note) == ("lr0" not in given)  # what the user did not give is said
 
 
 @pytest.mark.parametrize(
@@ -61,6 +62,8 @@ def test_the_optimizer_is_named_whatever_was_asked(drawn, tmp_path, epochs, give
         ({"weights": "first"}, {}, "expected one of last, best"),
         ({"epochs": 0}, {}, "epochs=0"),
         ({"confidence": 95}, {}, "confidence=95"),
+        ({"effect": 0}, {}, "effect=0: expected AP points"),
+        ({"effect": "much"}, {}, "effect='much': expected AP points"),
     ],
 )
 def test_what_would_be_unfair_is_refused(drawn, tmp_path, ours, theirs, message):

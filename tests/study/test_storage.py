@@ -73,7 +73,7 @@ def test_a_folder_has_one_owner_until_that_dies(tmp_path):
     process = context.Process(target=_hold, args=(tmp_path, ready))
     process.start()
     assert ready.wait(30)
-    with pytest.raises(RuntimeError, match="got another one at work"), sole_owner(tmp_path, patience=0.3):
+    with pytest.raises(BlockingIOError, match="got another one at work"), sole_owner(tmp_path, patience=0.3):
         pass
     os.kill(process.pid, signal.SIGKILL)
     process.join()

@@ -138,6 +138,9 @@ class AlignArgs:
             raise ValueError("expected results=... beside baseline_results, got none")
 
 
+ARGUMENTS = AlignArgs  # for `tscode align help`
+
+
 def _whole(key: str, value: Any, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"expected {key} to be a whole number from {least}, got {value!r}")

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from ultralytics import YOLO
 from ultralytics.cfg import DEFAULT_CFG_DICT
+from ultralytics.data.utils import check_det_dataset
 from ultralytics.nn.tasks import DetectionModel, load_checkpoint
 from ultralytics.utils import LOGGER
 from ultralytics.utils.torch_utils import init_seeds, select_device
@@ -23,7 +24,7 @@ from tscode_yolo import register
 from tscode_yolo.graft.fit import Budget, fit
 from tscode_yolo.graft.images import batches, find_images
 from tscode_yolo.graft.pair import Pair
-from tscode_yolo.study.arguments import as_count, as_list, existing, take_only
+from tscode_yolo.study.arguments import as_count, as_list, take_only, weights_file
 from tscode_yolo.study.provenance import provenance
 from tscode_yolo.study.storage import write_json, write_whole
 
@@ -52,6 +53,7 @@ def main(args: dict[str, Any]) -> int:
     print(
         f"{report['out']}: {course['images']} views of {report['files']} images in {course['minutes']:.1f} minutes"
         + (f", {course['unreadable']} times an unreadable file" if course["unreadable"] else "")
+        + (", stopped before its time" if course["stopped"] else "")
     )
     if report["AP"]:
         stock, ours = report["AP"]["weights"], report["AP"]["grafted"]
@@ -80,7 +82,7 @@ def graft(
     """Make a TSCODE checkpoint from a stock one.
 
     Args:
-        weights: checkpoint of a stock detection model, unfused.
+        weights: checkpoint of a stock detection model, unfused; an official name is fetched if it is not here.
         model: model YAML of the same family and scale with a TSCODE head.
         images: folder, or several as a list or joined by commas; labels are not read.
         minutes: wall time of the fit, 10 unless steps are given.
@@ -102,7 +104,9 @@ def graft(
         ValueError, FileNotFoundError: arguments that do not fit, before anything is fitted or written.
     """
     register.register()
-    source, target = existing("weights", weights), Path(str(out or f"{Path(model).stem}-grafted.pt"))
+    source, target = weights_file("weights", weights), Path(str(out or f"{Path(model).stem}-grafted.pt"))
+    if target.resolve() == source.resolve():
+        raise ValueError(f"out={target}: expected another file than weights=, which would be lost")
     budget = _budget(minutes, steps)
     imgsz, batch = as_count("imgsz", imgsz, 96), as_count("batch", batch)
     if imgsz % 32:
@@ -111,6 +115,8 @@ def graft(
         raise ValueError(f"out={target}: expected a name that ends in .pt")
     if not str(model).endswith((".yaml", ".yml")):
         raise ValueError(f"model={model}: expected a model YAML; the new head starts fresh")
+    if data:
+        check_det_dataset(data)
     files = find_images([Path(str(f)).expanduser() for f in as_list(images)])
     where = select_device("" if device is None else str(device), verbose=False)
     init_seeds(seed)
@@ -140,6 +146,9 @@ def graft(
     }
     write_json(target.with_suffix(".json"), report)
     return report
+
+
+ARGUMENTS = graft  # for `tscode graft help`
 
 
 def _budget(minutes: Any, steps: Any) -> Budget:

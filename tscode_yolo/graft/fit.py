@@ -35,6 +35,7 @@ class Course:
         images: views of images seen.
         unreadable: files that could not be read, each time they came up.
         minutes: wall time.
+        stopped: by the user, before the budget was used up.
         losses: the means of box, cls, dfl and hint over each tenth of the way.
     """
 
@@ -42,6 +43,7 @@ class Course:
     images: int = 0
     unreadable: int = 0
     minutes: float = 0.0
+    stopped: bool = False
     losses: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -51,45 +53,54 @@ def fit(
     """Fit the pair's student to its teacher, in place, and merge its bridges.
 
     AdamW; the rate rises over the first 5 % of the budget and falls to zero as a cosine. Mixed precision on CUDA.
+    Ctrl-C ends the fit early, with what was learnt until then.
 
     Raises:
         FloatingPointError: the loss is no number any more.
     """
     optimizer = torch.optim.AdamW(_groups(pair.student), lr=rate, betas=(0.9, 0.999))
     scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
-    course, start, sums, count = Course(), time.monotonic(), dict.fromkeys(PARTS, 0.0), 0
+    course, start, said = Course(), time.monotonic(), list[dict[str, float]]()
     columns = (TextColumn("fitting"), BarColumn(), TextColumn("{task.fields[said]}"), TimeRemainingColumn())
     with Progress(*columns, transient=True, disable=quiet) as progress:
         bar = progress.add_task("", total=1.0, said="")
-        while (done := _done(budget, course.steps, start)) < 1:
-            images, unreadable = next(source)
-            for group in optimizer.param_groups:
-                group["lr"] = rate * _schedule(done)
-            with torch.autocast(device.type, enabled=device.type == "cuda"):
-                branches = pair.predict(images.to(device))
-            parts = [_parts(branch, pair.student.reg_max) for branch in branches]
-            loss = torch.stack([v for p in parts for v in p.values()]).sum()
-            if not torch.isfinite(loss):
-                raise FloatingPointError(f"the loss became {loss.item()} at step {course.steps}; lower lr={rate}")
-            optimizer.zero_grad()
-            scaler.scale(loss).backward()
-            scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(pair.student.parameters(), CLIP)
-            scaler.step(optimizer)
-            scaler.update()
-            course.steps, course.images = course.steps + 1, course.images + len(images)
-            course.unreadable += unreadable
-            for name in sums:
-                sums[name] += sum(p[name].item() for p in parts)
-            count += 1
-            if _done(budget, course.steps, start) >= 0.1 * (len(course.losses) + 1):
-                course.losses.append({n: s / count for n, s in sums.items()})
-                sums, count = dict.fromkeys(PARTS, 0.0), 0
-            said = ", ".join(f"{n} {v:.3f}" for n, v in (course.losses[-1] if course.losses else {}).items())
-            progress.update(bar, completed=done, said=f"step {course.steps}  {said}")
+        try:
+            while (done := _done(budget, course.steps, start)) < 1:
+                images, unreadable = next(source)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate * _schedule(done)
+                said.append(_step(pair, images.to(device), optimizer, scaler))
+                course.steps, course.images = course.steps + 1, course.images + len(images)
+                course.unreadable += unreadable
+                if _done(budget, course.steps, start) >= 0.1 * (len(course.losses) + 1):
+                    course.losses.append({n: sum(p[n] for p in said) / len(said) for n in PARTS})
+                    said = []
+                losses = ", ".join(f"{n} {v:.3f}" for n, v in (course.losses[-1] if course.losses else {}).items())
+                progress.update(bar, completed=done, said=f"step {course.steps}  {losses}")
+        except KeyboardInterrupt:
+            course.stopped = True
     pair.merge()
     course.minutes = (time.monotonic() - start) / 60
     return course
+
+
+def _step(
+    pair: Pair, images: Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
+) -> dict[str, float]:
+    """One optimiser step on a batch; the parts of its loss, over all branches."""
+    with torch.autocast(images.device.type, enabled=images.device.type == "cuda"):
+        branches = pair.predict(images)
+    parts = [_parts(branch, pair.student.reg_max) for branch in branches]
+    loss = torch.stack([v for p in parts for v in p.values()]).sum()
+    if not torch.isfinite(loss):
+        raise FloatingPointError(f"the loss became {loss.item()}; lower lr={optimizer.param_groups[0]['lr']:.2g}")
+    optimizer.zero_grad()
+    scaler.scale(loss).backward()
+    scaler.unscale_(optimizer)
+    nn.utils.clip_grad_norm_(pair.student.parameters(), CLIP)
+    scaler.step(optimizer)
+    scaler.update()
+    return {name: sum(p[name].item() for p in parts) for name in PARTS}
 
 
 def _parts(branch: dict[str, Said], reg_max: int) -> dict[str, Tensor]:

@@ -1,4 +1,10 @@
-"""The verb: which formats, images and models, then one process a format, verdicts, tables and the exit code."""
+"""``tscode parity model=best.pt formats=all``: do the exported files compute what PyTorch computes?
+
+Each format is exported and run on real images in a process of its own, and held against PyTorch: raw boxes and scores,
+detections after NMS, AP, size and time. Works on any Ultralytics detection model, ours or not. Nothing is installed:
+what is missing is named, and `examples/parity_all_formats.py` makes one environment a format. ``json=FILE`` and
+``md=FILE`` keep the table; with ``strict=true`` a format that was left out fails as well.
+"""
 
 from __future__ import annotations
 
@@ -121,6 +127,9 @@ def parity(
         "rows": rows,
         "provenance": provenance(),
     }
+
+
+ARGUMENTS = parity  # for `tscode parity help`
 
 
 def plan(formats: Any, words: Any, imgsz: int, end2end: bool) -> dict[str, list[str]]:

@@ -48,8 +48,8 @@ def get_recipe(name: str, **overrides: Any) -> Recipe:
         overrides: fields of the recipe, e.g. ``topk=13`` or ``box_gain=1.5``.
 
     Raises:
-        ValueError: unknown name or field (the closest one is named), or a value that is out of range.
-        TypeError: a value of another type than the field's default (a whole number serves as a float).
+        ValueError: unknown name or field (the closest one is named), or a value that is out of range or of another
+            type than the field's default (a whole number serves as a float).
 
     Example:
         >>> get_recipe("atss", topk=11).topk
@@ -78,7 +78,6 @@ def recipe_from(spec: str | Mapping[str, Any]) -> Recipe:
 
     Raises:
         ValueError: the mapping has no name; or as ``get_recipe``.
-        TypeError: as ``get_recipe``.
 
     Example:
         >>> recipe_from({"name": "atss", "topk": 11}).topk
@@ -96,7 +95,7 @@ def recipe_from(spec: str | Mapping[str, Any]) -> Recipe:
 def _check_value(key: str, value: Any, kind: type, recipe: type[Recipe]) -> None:
     accepted: Any = (int, float) if kind is float else kind
     if not isinstance(value, accepted) or isinstance(value, bool):
-        raise TypeError(f"expected recipe option {key} of type {kind.__name__}, got {value!r}")
+        raise ValueError(f"expected recipe option {key} of type {kind.__name__}, got {value!r}")
     if isinstance(value, str):
         return
     low = 1 if kind is int and not key.endswith(("_epoch", "_epochs")) else 0

@@ -60,6 +60,9 @@ def push(
         return str(client.upload_folder(repo_id=repo, folder_path=folder, commit_message=message))
 
 
+ARGUMENTS = push  # for `tscode push help`
+
+
 def save_pretrained(model: str | Path, folder: str | Path, *, trust: bool = False, repo: str = "USER/NAME") -> Path:
     """Write a folder as the Hub holds it: model.safetensors, config.json, README.md.
 

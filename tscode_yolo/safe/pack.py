@@ -64,6 +64,9 @@ def pack(model: str | Path, out: str | Path | None = None, *, trust: bool = Fals
     return target
 
 
+ARGUMENTS = pack  # for `tscode pack help`
+
+
 def unpickle(path: Path, trust: bool) -> Mapping[str, Any]:
     """Load a checkpoint with torch's ``weights_only`` where this host and torch can, else with a warning.
 

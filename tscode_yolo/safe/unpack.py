@@ -77,6 +77,9 @@ def unpack(model: str | Path, out: str | Path | None = None) -> Path:
     return target
 
 
+ARGUMENTS = unpack  # for `tscode unpack help`
+
+
 def locate(path: str | Path) -> Path:
     """The file meant by a path: itself, or ``model.safetensors`` in it if it is a folder."""
     given = Path(str(path)).expanduser()

@@ -9,6 +9,8 @@ instead of the paper's detectors; a row that stands twice in a table is run once
       - {label: no context, options: {sce: false, dpe: false}}     # the first row is the baseline
       - {label: SCE, options: {dpe: false}}
       - {label: the stock head, model: yolo11n.yaml}               # a row may be any other model
+
+As for compare, any train argument of the host goes to every run.
 """
 
 from __future__ import annotations
@@ -26,6 +28,11 @@ from tscode_yolo.study.profile import quiet_host
 from tscode_yolo.study.storage import write_whole
 
 DEFAULT_BASE = "yolo11n-tscode.yaml"
+ARGUMENTS = {
+    "grid": "table1, table2, table3 or a YAML file",
+    "base": f"model YAML whose head the options change; the grid's own, or {DEFAULT_BASE}",
+    **OWN_KEYS,
+}
 _SCE = {"sce": True, "dpe": False}
 _BOTH = {"sce": True, "dpe": True}
 _NONE = {"sce": False, "dpe": False}
@@ -61,7 +68,7 @@ GRIDS: dict[str, list[tuple[str, dict[str, Any]]]] = {
 
 def main(args: dict[str, Any]) -> int:
     """Run the verb; 0 if every run finished, 1 if some are missing from the report."""
-    ours, theirs = take(args, (*OWN_KEYS, "grid", "base"), required=("data", "grid"))
+    ours, theirs = take(args, ARGUMENTS, required=("data", "grid"))
     base, rows = read_grid(str(ours["grid"]), ours.get("base"))
     default = f"runs/study/ablate-{Path(str(ours['grid'])).stem}-{Path(base).stem}"
     out = Path(ours.get("out") or default).absolute()
@@ -111,6 +118,9 @@ def write_arms(base: str, rows: list[dict[str, Any]], folder: Path) -> tuple[lis
 
     Returns:
         One arm for each different row, and for every row its label and its arm's name.
+
+    Raises:
+        ValueError: the folder holds other models: those of a study that may still be running.
     """
     content = scaled(base)
     arms: list[Arm] = []
@@ -126,6 +136,11 @@ def write_arms(base: str, rows: list[dict[str, Any]], folder: Path) -> tuple[lis
                 options = {**(content.get("tscode") or {}), **row["options"]}
                 file = folder / f"{name}.yaml"
                 text = yaml.safe_dump({**content, "tscode": options}, sort_keys=False)
+                if file.is_file() and file.read_text(encoding="utf-8") != text:
+                    raise ValueError(
+                        f"out=: {folder.name}/{file.name} is of a study with another grid or base; choose another "
+                        "out=, or delete that folder and the runs it was for"
+                    )
                 write_whole(file, lambda p, t=text: p.write_text(t, encoding="utf-8"))  # type: ignore[misc]
                 arms.append(Arm(name, str(file), str(row["label"])))
         layout.append((str(row["label"]), seen[key]))

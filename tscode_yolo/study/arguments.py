@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ultralytics.cfg import DEFAULT_CFG_DICT
+from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
 
 # What a study decides itself, with the reason a user is given.
 MANAGED = {
@@ -119,6 +120,29 @@ def one_of(key: str, value: Any, valid: Sequence[str]) -> str:
     if value in valid:
         return str(value)
     raise ValueError(f"{key}={value!r}: expected one of {', '.join(valid)}")
+
+
+def as_effect(value: Any) -> float:
+    """AP points that a study should be able to see.
+
+    Raises:
+        ValueError: no number above 0.
+    """
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < float("inf"):
+        return float(value)
+    raise ValueError(f"effect={value!r}: expected AP points, a number above 0")
+
+
+def weights_file(key: str, value: Any) -> Path:
+    """Absolute path of a checkpoint; official ones that are not here are fetched, as the host does by their name.
+
+    Raises:
+        FileNotFoundError: neither here nor an official name.
+        ConnectionError: it cannot be fetched.
+    """
+    if not Path(str(value)).expanduser().is_file() and str(value) in GITHUB_ASSETS_NAMES:
+        return existing(key, attempt_download_asset(str(value)))
+    return existing(key, value)
 
 
 def existing(key: str, value: Any) -> Path:

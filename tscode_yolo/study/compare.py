@@ -2,6 +2,7 @@
 
 Any two Ultralytics detection models, each trained once a seed under the same conditions, judged by the same code, and
 compared seed by seed. A model is a YAML, whose head starts fresh, or a checkpoint, whose head training starts from.
+Any train argument of the host goes to every run: ``imgsz=320 batch=8 optimizer=AdamW lr0=0.001``.
 `plan` settles the conditions, `engines` carries the runs out, `results` draws the conclusions.
 """
 
@@ -23,18 +24,23 @@ from tscode_yolo.study.progress import Progress
 from tscode_yolo.study.provenance import provenance
 from tscode_yolo.study.report import verdict, write_report
 from tscode_yolo.study.results import SCHEMA, analyse, collect
-from tscode_yolo.study.start import untrained
+from tscode_yolo.study.start import model_hash, untrained
 from tscode_yolo.study.storage import read_json, sole_owner, write_json
 
 LATENCY_ROUNDS = 30
+ARGUMENTS = {
+    "model": "YAML or checkpoint, or several joined by commas",
+    "baseline": "what they are compared with",
+    **OWN_KEYS,
+}
 
 
 def main(args: dict[str, Any]) -> int:
     """Run the verb; 0 if every run finished, 1 if some are missing from the report."""
-    ours, theirs = take(args, (*OWN_KEYS, "model", "baseline"), required=("model", "baseline", "data"))
+    ours, theirs = take(args, ARGUMENTS, required=("model", "baseline", "data"))
     names = [str(ours["baseline"]), *map(str, as_list(ours["model"]))]
     with quiet_host():
-        arms = [Arm(_stem(name), resolve_model(name)) for name in names]
+        arms = [Arm(*pair) for pair in zip(arm_names(names), map(resolve_model, names), strict=True)]
         study = make_study("compare", arms, ours, theirs)
     return carry_out(study, ours, theirs)
 
@@ -122,7 +128,7 @@ def describe(study: Study) -> dict[str, Any]:
 
 
 def costs(study: Study, latency: bool = True) -> dict[str, dict[str, Any]]:
-    """Parameters, GFLOPs and latency ratio of each arm, kept in ``cost.json`` once measured.
+    """Parameters, GFLOPs and latency ratio of each arm, kept in ``cost.json`` with what they were measured of.
 
     Args:
         study: as settled.
@@ -132,11 +138,15 @@ def costs(study: Study, latency: bool = True) -> dict[str, dict[str, Any]]:
     kept = read_json(file) or {}
     nc = len(study.datasets[0].names)
     nets = {a.name: untrained(a.model, nc) for a in study.arms}
+    hashes = {a.name: model_hash(a.model) for a in study.arms}
     base = study.arms[0].name
     for name, net in nets.items():
-        if name not in kept:
+        of = {"model_sha256": hashes[name], "imgsz": imgsz, "classes": nc, "against": hashes[base]}
+        if name not in kept or kept[name].get("of") != of:
             c = flops.count(net, imgsz)
-            kept[name] = {k: c[k] for k in ("parameters", "deployed_parameters", "gflops", "second_counter")}
+            kept[name] = {"of": of} | {
+                k: c[k] for k in ("parameters", "deployed_parameters", "gflops", "second_counter")
+            }
             kept[name] |= {"head_share": c["head"]["gflops_share"], "head_levels": c["head"]["levels"]}
         if latency and name != base and kept[name].get("latency_ratio") is None:
             device = next(net.parameters()).device
@@ -145,8 +155,20 @@ def costs(study: Study, latency: bool = True) -> dict[str, dict[str, Any]]:
     if latency:
         kept[base]["latency_ratio"] = {"median": 1.0, "low": 1.0, "high": 1.0, "confidence": study.confidence}
     write_json(file, kept)
-    return {a.name: kept[a.name] for a in study.arms}
+    return {a.name: {k: v for k, v in kept[a.name].items() if k != "of"} for a in study.arms}
 
 
-def _stem(name: str) -> str:
-    return PurePosixPath(name.replace("\\", "/")).stem
+def arm_names(models: Sequence[str]) -> list[str]:
+    """What each model is called: its file's stem, and before it the nearest folder in which equal stems differ.
+
+    ``exp1/weights/best.pt`` and ``exp2/weights/best.pt`` are called ``exp1-best`` and ``exp2-best``.
+    """
+    paths = [PurePosixPath(m.replace("\\", "/")) for m in models]
+    stems = [p.stem for p in paths]
+    names = []
+    for path in paths:
+        rivals = [p for p in paths if p.stem == path.stem and p != path]
+        folders = zip(path.parts[-2::-1], *(r.parts[-2::-1] for r in rivals), strict=False)
+        differing = next((own for own, *others in folders if own not in others), None) if rivals else None
+        names.append(f"{differing}-{path.stem}" if differing else path.stem)
+    return names if len(set(names)) == len(names) else stems

@@ -13,16 +13,34 @@ from ultralytics.data import build_yolo_dataset
 from ultralytics.data.utils import check_det_dataset
 from ultralytics.nn.tasks import load_checkpoint, yaml_model_load
 
-from tscode_yolo.study.arguments import as_count, as_list, as_seeds, existing, one_of
+from tscode_yolo.study.arguments import as_count, as_effect, as_list, as_seeds, one_of, weights_file
 from tscode_yolo.study.detects import refusal
 from tscode_yolo.study.inventory import DataSet, read_dataset, require_unseen
 from tscode_yolo.study.start import file_hash, is_checkpoint, model_hash, transfer_body, untrained
 from tscode_yolo.study.storage import read_json, write_json
 
-OWN_KEYS = (
-    *("data", "epochs", "seeds", "init", "final", "final_split", "out", "last", "every", "weights"),
-    *("workers", "threads", "loader_workers", "engine", "cpus", "gpus", "address", "confidence", "effect", "latency"),
-)
+OWN_KEYS = {
+    "data": "data YAML, or several joined by commas: each is trained on by itself, then they are pooled",
+    "epochs": "of every run; the host's default",
+    "seeds": "how many (5 is the default), or which: 0,3,7",
+    "init": "weights of the same family and scale for everything below the head; without it, from scratch",
+    "final": "data YAML, one for each of data=, that the last weights are judged on and training never sees",
+    "final_split": "train, val (default) or test of final=",
+    "out": "folder of runs and report; the same command goes on where it was stopped",
+    "last": "epochs at the end whose AP is averaged; 5",
+    "every": "validate each this many epochs; 1",
+    "weights": "last (default) or best, which picks an epoch on the set that is reported, and says so",
+    "workers": "processes at a time; 1",
+    "threads": "of torch in a process; the cores shared out",
+    "loader_workers": "the host's workers= of a run's data loader",
+    "engine": "local (default) or ray",
+    "cpus": "a run, for ray; 1",
+    "gpus": "a run, for ray; 0",
+    "address": "of a ray cluster; a local one is started without it",
+    "confidence": "of the intervals; 0.95",
+    "effect": "AP points for which the number of seeds is worked out; 1.0",
+    "latency": "measure it for the report; true",
+}
 PATHS = ("model", "data", "init", "final_data")
 ADAM = ("Adam", "AdamW", "Adamax", "NAdam", "RAdam")
 
@@ -102,13 +120,14 @@ def make_study(kind: str, arms: Sequence[Arm], ours: dict[str, Any], theirs: dic
     confidence = ours.get("confidence", 0.95)
     if not (isinstance(confidence, float) and 0.5 <= confidence < 1):
         raise ValueError(f"confidence={confidence!r}: expected a number from 0.5 to below 1")
+    as_effect(ours.get("effect", 1.0))
     study = Study(
         kind=kind,
         arms=list(arms),
         datasets=datasets,
         finals=_finals(ours, datasets),
         seeds=as_seeds(ours.get("seeds", 5)),
-        init=existing("init", ours["init"]) if ours.get("init") else None,
+        init=weights_file("init", ours["init"]) if ours.get("init") else None,
         train=train,
         optimizers={},
         last=min(as_count("last", ours.get("last", 5)), train["epochs"]),
@@ -125,9 +144,9 @@ def make_study(kind: str, arms: Sequence[Arm], ours: dict[str, Any], theirs: dic
 
 
 def settle_optimizer(train: dict[str, Any], dataset: DataSet) -> tuple[dict[str, Any], str]:
-    """Name the optimiser and its rates, by the host's own rule where the user does not.
+    """Name the optimiser and its rates: those given, and for the rest what the host's ``auto`` would take.
 
-    The host's ``auto`` takes AdamW at a rate fitted to the number of classes for up to 10,000 iterations, and MuSGD
+    It takes AdamW at a rate fitted to the number of classes for up to 10,000 iterations, and MuSGD
     beyond. MuSGD triples the rate of parameters whose name is ``cv3``: heads with other names would be trained
     otherwise. So beyond 10,000 iterations a study takes SGD, unless told MuSGD.
 
@@ -137,20 +156,22 @@ def settle_optimizer(train: dict[str, Any], dataset: DataSet) -> tuple[dict[str,
     name = str(train.get("optimizer", "auto"))
     nbs = train.get("nbs", DEFAULT_CFG_DICT["nbs"])
     iterations = math.ceil(len(dataset.images["train"]) / max(train["batch"], nbs)) * train["epochs"]
-    note = f"optimiser {name} as given."
-    if name.lower() == "auto":
+    note, auto = f"optimiser {name} as given", name.lower() == "auto"
+    if auto:
         name = "SGD" if iterations > 10_000 else "AdamW"
-        note = f"optimiser {name}, settled once for all runs (the host's auto chooses at run time)."
+        note = f"optimiser {name}, settled once for all runs (the host's auto chooses at run time)"
     adam = name.lower() in {a.lower() for a in ADAM}
     rate = round(0.002 * 5 / (4 + len(dataset.names)), 6) if adam else 0.01
     if name.lower() == "musgd":
-        note = "optimiser MuSGD as given: it triples the rate of parameters named cv3, in whichever head has them."
-    return {
-        "optimizer": name,
-        "lr0": train.get("lr0", rate),
-        "momentum": train.get("momentum", 0.9),
-        "warmup_bias_lr": train.get("warmup_bias_lr", 0.0 if adam else DEFAULT_CFG_DICT["warmup_bias_lr"]),
-    }, note
+        note += ", which triples the rate of parameters named cv3, in whichever head has them"
+    defaults = {
+        "lr0": rate,
+        "momentum": 0.9,
+        "warmup_bias_lr": 0.0 if adam or auto else DEFAULT_CFG_DICT["warmup_bias_lr"],
+    }
+    settled = {"optimizer": name, **{k: train.get(k, v) for k, v in defaults.items()}}
+    own = ", ".join(f"{k} {v}" for k, v in defaults.items() if k not in train)
+    return settled, note + (f"; as the host's auto would: {own}." if own else ".")
 
 
 def check_arms(study: Study) -> None:
@@ -234,7 +255,7 @@ def resolve_model(name: str) -> str:
     """A model argument as a fresh process can use it: absolute if it names a file here, else as the host knows it."""
     here = str(Path(name).expanduser().absolute())
     if is_checkpoint(name):
-        return str(existing("model", name).absolute())
+        return str(weights_file("model", name))
     try:
         yaml_model_load(here)
     except FileNotFoundError:

@@ -1,7 +1,7 @@
 """``tscode profile model=A [baseline=B]``: what a model costs, on paper and on this machine, and how much is head.
 
 Milliseconds depend on the machine and on what else it does; with a baseline, both are run in turns and the ratio is
-what is quoted. See `flops`, `latency` and `memory` for how each number comes about.
+what is quoted. ``json=FILE`` keeps the numbers. See `flops`, `latency` and `memory` for how each comes about.
 """
 
 from __future__ import annotations
@@ -103,6 +103,9 @@ def profile(
     report["training"] = training_cost(nets, imgsz, train_batch, where, max(rounds // 3, 6))
     report["loss"] = loss_cost(nets, imgsz, train_batch, where, max(rounds // 3, 6))
     return {**report, "provenance": provenance()}
+
+
+ARGUMENTS = profile  # for `tscode profile help`
 
 
 def _device(device: str | int | None) -> torch.device:

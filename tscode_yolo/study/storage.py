@@ -64,7 +64,7 @@ def sole_owner(folder: Path, patience: float = 30.0) -> Iterator[None]:
         patience: seconds to wait for another owner, for one that was orphaned is about to notice and stop.
 
     Raises:
-        RuntimeError: another live process still holds the folder.
+        BlockingIOError: another live process still holds the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
@@ -75,7 +75,7 @@ def sole_owner(folder: Path, patience: float = 30.0) -> Iterator[None]:
                 break
             except BlockingIOError as e:
                 if time.monotonic() > deadline:
-                    raise RuntimeError(
+                    raise BlockingIOError(
                         f"{folder.name}: expected to be the only process in this folder, got another one at work; "
                         "wait for it or choose another out="
                     ) from e
