@@ -47,9 +47,9 @@ def main(args: dict[str, Any]) -> int:
             "init": weights / f"{family}-restored.pt",
         }
         code |= compare.main({**args, **own, "data": data, "out": str(out / family)})
-    metrics = pool(out / f / "results.json" for f in families)
-    write_json(out / "pooled.json", metrics)
-    print(text(metrics))
+    found = pool(out / f / "results.json" for f in families)
+    write_json(out / "pooled.json", found)
+    print(text(found))
     return code
 
 

@@ -2,12 +2,14 @@
 
     python examples/pool_studies.py results=a/results.json,b/results.json out=pooled.json
 
-Every comparison (an arm on a data set) weighs the same, whatever its number of seeds; the two intervals are those of
-``tscode_yolo.study.statistics.pooled``: for these very comparisons, and for others like them.
+The unit is the data set: where several studies are of one, their differences are averaged seed by seed first, for they
+share its images. All data sets weigh the same, whatever their number of seeds. The two intervals are those of
+``tscode_yolo.study.statistics.pooled``: for these very data sets, and for others like them.
 """
 
 from __future__ import annotations
 
+import statistics
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,49 +26,61 @@ METRICS = ("AP", "AP_averaged", "AP50", "AP75", "APs", "APm", "APl", "mAP")
 def main(args: dict[str, Any]) -> int:
     """Pool the files given, write and print what comes out."""
     out = Path(str(args.pop("out")))
-    metrics = pool(existing("results", f) for f in as_list(args.pop("results")))
-    write_json(out, metrics)
-    print(text(metrics))
+    found = pool(existing("results", f) for f in as_list(args.pop("results")))
+    write_json(out, found)
+    print(text(found))
     return 0
 
 
 def pool(results: Iterable[Path]) -> dict[str, Any]:
-    """Differences to the baseline, in points of AP, pooled over the comparisons of all files.
+    """Differences to the baseline, in points of AP, pooled over the data sets of all files.
 
     Args:
-        results: ``results.json`` of studies.
+        results: ``results.json`` of studies with one arm and its baseline each.
 
     Returns:
-        Metric -> ``statistics.pooled`` of it; metrics that a comparison has no value of (APs without small objects) are
-        left out.
+        ``contrasts``: data set -> what was subtracted from what. ``metrics``: name -> ``statistics.pooled`` of it; those
+        that a comparison lacks for some seed (APs without small objects) are left out.
 
     Raises:
-        ValueError: no results of ``tscode compare``; or two comparisons of the same arm on the same data set: seeds of
-            two studies are not put together.
+        ValueError: no results of ``tscode compare``; more arms than one, which share their baseline's runs; or the same
+            comparison twice: seeds of two studies are not put together.
     """
-    comparisons: dict[str, dict[str, Any]] = {}
+    contrasts: dict[str, list[str]] = {}
+    comparisons: dict[str, list[dict[str, Any]]] = {}
     for file in results:
         content = read_json(file)
         if not isinstance(content, dict) or not content.get("comparisons"):
             raise ValueError(f"results={file}: expected a results.json of `tscode compare`, got no comparisons in it")
+        if len(arms := {c["arm"] for c in content["comparisons"]}) > 1:
+            raise ValueError(f"results={file}: expected one arm and its baseline, got {', '.join(sorted(arms))}")
         for c in content["comparisons"]:
-            name = f"{c['arm']}, {c['dataset']}"
-            if name in comparisons:
-                raise ValueError(f"results={file}: {name} is in an earlier file already; expected it once")
-            comparisons[name] = c["metrics"]
-    return {
-        metric: pooled({name: m[metric]["values"] for name, m in comparisons.items()})
-        for metric in METRICS
-        if all(m.get(metric) for m in comparisons.values())
+            contrast = f"{c['arm']} - {c['baseline']}"
+            if contrast in contrasts.setdefault(c["dataset"], []):
+                raise ValueError(f"results={file}: {contrast} on {c['dataset']} is in an earlier file already")
+            contrasts[c["dataset"]].append(contrast)
+            comparisons.setdefault(c["dataset"], []).append(c)
+    everywhere = [c for cs in comparisons.values() for c in cs]
+    metrics = {
+        name: pooled({dataset: by_seed(name, cs) for dataset, cs in comparisons.items()})
+        for name in METRICS
+        if all(name in c["metrics"] and len(c["metrics"][name]["values"]) == len(c["seeds"]) for c in everywhere)
     }
+    return {"contrasts": contrasts, "metrics": metrics}
 
 
-def text(metrics: dict[str, Any]) -> str:
-    """One line a metric: mean, number of comparisons, both intervals."""
-    return "\n".join(
-        f"{name}: {m['mean']:+.2f} over {m['datasets']} pairs; these: {_ends(m['these'])}, others: {_ends(m['others'])}"
-        for name, m in metrics.items()
-    )
+def by_seed(metric: str, comparisons: list[dict[str, Any]]) -> list[float]:
+    """Differences on one data set, averaged over the comparisons that have the seed."""
+    rows = [dict(zip(c["seeds"], c["metrics"][metric]["values"], strict=True)) for c in comparisons]
+    return [statistics.mean(r[seed] for r in rows if seed in r) for seed in sorted({s for r in rows for s in r})]
+
+
+def text(found: dict[str, Any]) -> str:
+    """What `pool` found: the contrasts, then one line a metric."""
+    lines = [f"{dataset}: {', '.join(contrasts)}" for dataset, contrasts in found["contrasts"].items()]
+    for name, m in found["metrics"].items():
+        lines.append(f"{name}: {m['mean']:+.2f}; these data sets {_ends(m['these'])}, others {_ends(m['others'])}")
+    return "\n".join(lines)
 
 
 def _ends(interval: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ import argparse
 import time
 
 import cv2
+import numpy as np
 from ultralytics import YOLO
 
 
@@ -31,7 +32,12 @@ def main(argv: list[str] | None = None) -> int:
             image = result.plot() if args.out or args.show else None
             if args.out and writer is None:
                 size = (image.shape[1], image.shape[0])
-                writer = cv2.VideoWriter(args.out, cv2.VideoWriter_fourcc(*"mp4v"), 25, size)
+                fps = np.ravel(model.predictor.dataset.fps)[0] or 25  # one a stream; 0 where the file does not say
+                writer = cv2.VideoWriter(args.out, cv2.VideoWriter_fourcc(*"mp4v"), float(fps), size)
+                if not writer.isOpened():
+                    raise SystemExit(
+                        f"--out {args.out}: OpenCV cannot write an mp4 there; expected a folder that exists"
+                    )
             if writer is not None:
                 writer.write(image)
             if args.show:

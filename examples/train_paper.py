@@ -7,10 +7,12 @@ Any argument of the host's train() may be added and wins. The host has linear an
 file.
 """
 
+import inspect
 import sys
 
 from torch.optim.lr_scheduler import LambdaLR
 from ultralytics import YOLO
+from ultralytics.utils.dist import generate_ddp_file
 
 from tscode_yolo.cli import parse
 
@@ -41,6 +43,11 @@ def drop_in_steps(trainer):
 def main():
     """Train with the paper's settings; the command line wins."""
     args = {**PAPER, **parse(sys.argv[1:])}
+    if "," in str(args.get("device", "")) and "callbacks" not in inspect.getsource(generate_ddp_file):
+        raise SystemExit(
+            "this Ultralytics does not hand callbacks to the processes of several GPUs, so the schedule would be "
+            "another one; take one device, or pip install -U ultralytics"
+        )
     model = YOLO(args.pop("model", "fcos-r50-fpn-tscode.yaml"))
     model.add_callback("on_pretrain_routine_end", drop_in_steps)
     model.train(**args)

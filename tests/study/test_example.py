@@ -45,24 +45,33 @@ def test_images_are_taken_evenly_and_validation_stays_whole(example, draw, tmp_p
         example.evenly_spaced(same, 0, tmp_path / "out")
 
 
-def test_studies_are_pooled_with_every_comparison_weighing_the_same(tmp_path):
-    def study(dataset, values, small):
-        metrics = {"AP": {"values": values}, "APs": small and {"values": small}}
-        content = {"comparisons": [{"arm": "ours", "dataset": dataset, "metrics": metrics}]}
-        write_json(tmp_path / dataset / "results.json", content)
-        return tmp_path / dataset / "results.json"
+def test_studies_are_pooled_by_data_set(tmp_path):
+    """On `one` seeds 0, 1, 2 of two families: (1+3)/2, (2+4)/2 and 3 alone; on `two` one seed without small objects."""
 
-    files = [study("one", [1.0, 2.0, 3.0], None), study("two", [5.0], [1.0])]
+    def study(name, *comparisons):
+        rows = [
+            {"arm": f"{name}-x", "baseline": name, "dataset": d, "seeds": list(range(len(ap)))}
+            | {"metrics": {"AP": {"values": ap}} | ({"APs": {"values": ap}} if d == "one" else {})}
+            for d, ap in comparisons
+        ]
+        write_json(tmp_path / f"{name}.json", {"comparisons": rows})
+        return tmp_path / f"{name}.json"
+
+    files = [study("v8", ("one", [1.0, 2.0, 3.0]), ("two", [5.5])), study("v11", ("one", [3.0, 4.0]))]
     example = load("pool_studies")
     assert example.main({"results": ",".join(map(str, files)), "out": str(tmp_path / "pooled.json")}) == 0
     found = read_json(tmp_path / "pooled.json")
-    assert list(found) == ["AP"]  # one comparison has no small objects
-    assert found["AP"]["means"] == {"ours, one": 2.0, "ours, two": 5.0}
-    assert found["AP"]["mean"] == 3.5
-    with pytest.raises(ValueError, match="ours, one is in an earlier file already"):
+    assert found["contrasts"] == {"one": ["v8-x - v8", "v11-x - v11"], "two": ["v8-x - v8"]}
+    assert list(found["metrics"]) == ["AP"]
+    assert found["metrics"]["AP"]["means"] == {"one": pytest.approx(8 / 3), "two": 5.5}
+    with pytest.raises(ValueError, match="v8-x - v8 on one is in an earlier file already"):
         example.pool([files[0], files[0]])
     with pytest.raises(ValueError, match=r"expected a results.json of `tscode compare`"):
         example.pool([tmp_path / "pooled.json"])
+    two = {"comparisons": [c for f in files for c in read_json(f)["comparisons"]]}
+    write_json(tmp_path / "both.json", two)
+    with pytest.raises(ValueError, match="expected one arm and its baseline, got v11-x, v8-x"):
+        example.pool([tmp_path / "both.json"])
 
 
 @pytest.mark.slow
@@ -83,7 +92,7 @@ def test_first_study_runs_and_pools(example, draw, tmp_path):
         "batch": 4,
     }
     assert example.main({**args, "latency": False, "threads": 1}) == 0
-    assert read_json(tmp_path / "out/pooled.json")["AP"]["datasets"] == 2
+    assert read_json(tmp_path / "out/pooled.json")["metrics"]["AP"]["datasets"] == 2
     results = read_json(tmp_path / "out/yolo11n/results.json")
     assert results["init"] == "yolo11n-restored.pt"
     assert results["fairness"]["same_start"] == results["fairness"]["pairs"] == 2
