@@ -39,8 +39,8 @@ def pool(results: Iterable[Path]) -> dict[str, Any]:
         results: ``results.json`` of studies with one arm and its baseline each.
 
     Returns:
-        ``contrasts``: data set -> what was subtracted from what. ``metrics``: name -> ``statistics.pooled`` of it; those
-        that a comparison lacks for some seed (APs without small objects) are left out.
+        ``contrasts``: data set -> what was subtracted from what. ``metrics``: name -> ``statistics.pooled`` of it;
+        those that a comparison lacks for some seed (APs without small objects) are left out.
 
     Raises:
         ValueError: no results of ``tscode compare``; more arms than one, which share their baseline's runs; or the same

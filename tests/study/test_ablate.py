@@ -90,6 +90,9 @@ def test_the_models_of_a_study_are_not_changed_under_it(tmp_path):
     [
         ("rows: [{label: a, options: {}}]", "at least two"),
         ("- a\n- b", "expected a mapping"),
+        ("bas: y.yaml\nrows: [{label: a, options: {}}, {label: b, options: {}}]", "did you mean base="),
+        ("rows: [{label: a, options: }, {label: b, options: {}}]", "expected a mapping of options in row 'a'"),
+        ("rows: [", "expected YAML, got"),
         ("rows: [{label: a, options: {}}, {options: {}}]", "expected a row with 'label'"),
         ("rows: [{label: a, options: {}}, {label: b, options: {}, model: m}]", "either 'options' or 'model'"),
         ("rows: [{label: a, options: {}}, {label: b, option: {}, model: m}]", "unknown key"),

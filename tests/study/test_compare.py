@@ -142,6 +142,7 @@ def test_ablate_gives_its_rows_in_order_with_cost_and_interval(drawn, tmp_path):
         (["yolo11n.yaml", "a/b.pt"], ["yolo11n", "b"]),
         (["runs/e1/weights/best.pt", "runs/e2/weights/best.pt"], ["e1-best", "e2-best"]),
         (["e1\\best.pt", "e2/best.pt", "other.pt"], ["e1-best", "e2-best", "other"]),
+        (["yolo11n.yaml", "yolo11n.pt"], ["yolo11n.yaml", "yolo11n.pt"]),
         (["best.pt", "best.pt"], ["best", "best"]),  # refused later
         (["best.pt", "e2/best.pt"], ["best", "best"]),
     ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from ultralytics.nn.tasks import DetectionModel
 
-from tscode_yolo.study.evaluation import StudyValidator, coco_metrics
+from tscode_yolo.study.evaluation import COCO_KEYS, StudyValidator, coco_metrics
 
 TOOLS = ["faster-coco-eval", "pycocotools"]
 
@@ -65,6 +65,14 @@ def test_a_loose_box_counts_up_to_its_iou(tool):
 def test_no_detections_are_zero_not_an_error(tool):
     m = coco_metrics(truth([0, 0, 0, 10, 10]), [], tool)
     assert m["AP"] == 0
+
+
+def test_without_detections_absent_sizes_are_still_nothing(tool):
+    """One object of 50*50: medium, and neither small nor large."""
+    m = coco_metrics(truth([0, 10, 10, 50, 50]), [], tool)
+    assert m == {k: None if k in ("APs", "APl", "ARs", "ARl") else 0.0 for k in COCO_KEYS}
+    found_wrongly = coco_metrics(truth([0, 10, 10, 50, 50]), found([0, 300, 300, 50, 50, 0.9]), tool)
+    assert found_wrongly == m
 
 
 def test_the_validator_gives_detections_and_labels_in_pixels_of_the_original(drawn, tmp_path, monkeypatch):

@@ -10,8 +10,9 @@ import torch
 import yaml
 from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
-from tscode_yolo.study.plan import Arm, make_study, resolve_model, settle_optimizer, write_jobs
-from tscode_yolo.study.storage import read_json
+from tscode_yolo.study.jobs import write_jobs
+from tscode_yolo.study.plan import Arm, make_study, resolve_model, settle_optimizer
+from tscode_yolo.study.storage import read_json, write_json
 
 ARMS = [Arm("yolo11n", "yolo11n.yaml"), Arm("yolov8n", "yolov8n.yaml")]
 
@@ -19,6 +20,14 @@ ARMS = [Arm("yolo11n", "yolo11n.yaml"), Arm("yolov8n", "yolov8n.yaml")]
 def settled(data: Path, out: Path, arms: list[Arm] | None = None, theirs: dict[str, Any] | None = None, **ours: Any):
     given = {"data": str(data), "epochs": 2, "seeds": 2, "out": str(out), **ours}
     return make_study("compare", arms or ARMS, given, {"imgsz": 64, "batch": 4, **(theirs or {})})
+
+
+def begun(study: Any) -> list[Path]:
+    """The jobs of a study of which every run has begun."""
+    folders = write_jobs(study)
+    for folder in folders:
+        write_json(folder / "trained.json", {})
+    return folders
 
 
 def test_every_run_of_a_data_set_gets_the_same_arguments(drawn, tmp_path):
@@ -62,6 +71,9 @@ def test_the_optimizer_is_named_whatever_was_asked(drawn, tmp_path, epochs, give
         ({"weights": "first"}, {}, "expected one of last, best"),
         ({"epochs": 0}, {}, "epochs=0"),
         ({"confidence": 95}, {}, "confidence=95"),
+        ({}, {"optimizer": "Foo"}, "optimizer='Foo': expected one of auto, SGD"),
+        ({}, {"imgsz": "abc"}, "imgsz='abc'"),
+        ({}, {"lr0": "abc"}, "lr0"),
         ({"effect": 0}, {}, "effect=0: expected AP points"),
         ({"effect": "much"}, {}, "effect='much': expected AP points"),
     ],
@@ -72,8 +84,6 @@ def test_what_would_be_unfair_is_refused(drawn, tmp_path, ours, theirs, message)
 
 
 def test_init_must_cover_all_below_the_heads(drawn, tmp_path):
-    with pytest.raises(ValueError, match="expected a model YAML"):
-        settled(drawn, tmp_path, arms=[ARMS[0], Arm("w", "yolo11n.onnx")])
     weights = tmp_path / "init.pt"
     torch.save({"model": DetectionModel("yolo11n.yaml", verbose=False)}, weights)
     assert settled(drawn, tmp_path, arms=[ARMS[0], Arm("t", "yolo11n-tscode.yaml")], init=str(weights)).init == weights
@@ -96,7 +106,7 @@ def test_an_arm_that_is_a_checkpoint_needs_init_and_is_known_by_its_content(draw
         settled(drawn, tmp_path / "out", arms=arms)
     study = settled(drawn, tmp_path / "out", arms=arms, init=str(init))
     assert [n for n in study.notes if "its head starts from w.pt" in n]
-    write_jobs(study)
+    begun(study)
     torch.save({"model": DetectionModel("yolo11n.yaml", verbose=False)}, weights)
     with pytest.raises(ValueError, match="another model_sha256"):
         write_jobs(settled(drawn, tmp_path / "out", arms=arms, init=str(init)))
@@ -119,10 +129,22 @@ def test_the_final_set_must_be_one_that_training_never_saw(drawn, draw, tmp_path
 
 
 def test_a_folder_with_other_settings_is_not_overwritten_but_more_seeds_go_on(drawn, tmp_path):
-    write_jobs(settled(drawn, tmp_path / "out"))
+    begun(settled(drawn, tmp_path / "out"))
     assert len(write_jobs(settled(drawn, tmp_path / "out", seeds=3))) == 6
     with pytest.raises(ValueError, match="another last, epochs, mosaic; choose another out="):
         write_jobs(settled(drawn, tmp_path / "out", epochs=3, theirs={"mosaic": 0.0}))
+
+
+def test_a_job_that_never_began_may_be_corrected(drawn, tmp_path):
+    write_jobs(settled(drawn, tmp_path / "out"))
+    (folder, *_) = write_jobs(settled(drawn, tmp_path / "out", epochs=3))
+    assert read_json(folder / "job.json")["train"]["epochs"] == 3
+
+
+@pytest.mark.parametrize("model", ["yolo11n-seg.yaml", "rtdetr-l.yaml"])
+def test_models_that_do_more_than_detect_are_refused(drawn, tmp_path, model):
+    with pytest.raises(ValueError, match="expected a detection model with a Detect head"):
+        settled(drawn, tmp_path, arms=[ARMS[0], Arm("x", model)])
 
 
 def test_a_changed_model_file_is_noticed(drawn, tmp_path):
@@ -131,11 +153,16 @@ def test_a_changed_model_file_is_noticed(drawn, tmp_path):
     content.pop("yaml_file")
     file.write_text(yaml.safe_dump(content))
     arms = [ARMS[0], Arm("mine", resolve_model(str(file)))]
-    write_jobs(settled(drawn, tmp_path / "out", arms=arms))
+    begun(settled(drawn, tmp_path / "out", arms=arms))
     content["reg_max"] = 8
     file.write_text(yaml.safe_dump(content))
     with pytest.raises(ValueError, match="another model_sha256"):
         write_jobs(settled(drawn, tmp_path / "out", arms=arms))
+
+
+def test_a_name_that_is_neither_yaml_nor_checkpoint_is_refused():
+    with pytest.raises(ValueError, match="expected a model YAML, whose head starts fresh, or a checkpoint"):
+        resolve_model("yolo11n.onnx")
 
 
 def test_models_are_named_so_that_another_process_finds_them(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from ultralytics.nn.modules.head import Detect
+from ultralytics.nn.modules.head import Detect, v10Detect
 
 from tscode_yolo.head import TSCODEDetect
 from tscode_yolo.transfer import Account
@@ -128,7 +128,7 @@ class Pair:
 
 def _check(teacher: Any, student: Any) -> None:
     """Raise ValueError unless the two heads can be fitted to each other."""
-    if not isinstance(teacher, Detect) or isinstance(teacher, TSCODEDetect):
+    if type(teacher) not in (Detect, v10Detect):  # Segment and its like are Detects too
         raise ValueError(f"weights=: expected a stock detection model, got one with a {type(teacher).__name__} head")
     if not isinstance(student, TSCODEDetect):
         raise ValueError(f"model=: expected a YAML with a TSCODEDetect head, got {type(student).__name__}")

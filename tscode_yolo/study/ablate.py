@@ -21,9 +21,9 @@ from typing import Any
 import yaml
 from ultralytics.nn.tasks import yaml_model_load
 
-from tscode_yolo.study.arguments import existing, take
+from tscode_yolo.study.arguments import OWN_KEYS, existing, take, unknown
 from tscode_yolo.study.compare import carry_out
-from tscode_yolo.study.plan import OWN_KEYS, Arm, make_study, resolve_model
+from tscode_yolo.study.plan import Arm, make_study, resolve_model
 from tscode_yolo.study.profile import quiet_host
 from tscode_yolo.study.storage import write_whole
 
@@ -96,15 +96,24 @@ def read_grid(grid: str, base: str | None = None) -> tuple[str, list[dict[str, A
         return base or DEFAULT_BASE, [{"label": label, "options": options} for label, options in GRIDS[grid]]
     if not grid.endswith((".yaml", ".yml")):
         raise ValueError(f"grid={grid}: expected {', '.join(GRIDS)} or a YAML file")
-    content = yaml.safe_load(existing("grid", grid).read_text(encoding="utf-8"))
+    try:
+        content = yaml.safe_load(existing("grid", grid).read_text(encoding="utf-8"))
+    except yaml.YAMLError as e:
+        raise ValueError(f"grid={grid}: expected YAML, got {' '.join(str(e).split())}") from e
     rows = content.get("rows") if isinstance(content, dict) else None
     if not isinstance(rows, list) or len(rows) < 2:
         raise ValueError(f"grid={grid}: expected a mapping with 'rows', at least two of them, got {content!r:.80}")
+    if strange := next((k for k in content if k not in ("base", "rows")), None):
+        raise ValueError(f"grid={grid}: {unknown(str(strange), ('base', 'rows'))}")
     for row in rows:
         if not isinstance(row, dict) or "label" not in row or ("options" in row) == ("model" in row):
             raise ValueError(f"grid={grid}: expected a row with 'label' and either 'options' or 'model', got {row!r}")
-        if unknown := set(row) - {"label", "options", "model"}:
-            raise ValueError(f"grid={grid}: unknown key {sorted(unknown)} in row {row['label']!r}")
+        if strange := set(row) - {"label", "options", "model"}:
+            raise ValueError(f"grid={grid}: unknown key {sorted(strange)} in row {row['label']!r}")
+        if not isinstance(row.get("options", {}), dict):
+            raise ValueError(
+                f"grid={grid}: expected a mapping of options in row {row['label']!r}, got {row['options']!r}"
+            )
     return base or str(content.get("base", DEFAULT_BASE)), rows
 
 

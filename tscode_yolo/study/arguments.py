@@ -10,6 +10,29 @@ from typing import Any
 from ultralytics.cfg import DEFAULT_CFG_DICT
 from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
 
+# The arguments of studies, and what they mean.
+OWN_KEYS = {
+    "data": "data YAML, or several joined by commas: each is trained on by itself, then they are pooled",
+    "epochs": "of every run; the host's default",
+    "seeds": "how many (5 is the default), or which: 0,3,7",
+    "init": "weights of the same family and scale for everything below the head; without it, from scratch",
+    "final": "data YAML, one for each of data=, that the last weights are judged on and training never sees",
+    "final_split": "train, val (default) or test of final=",
+    "out": "folder of runs and report; the same command goes on where it was stopped",
+    "last": "epochs at the end whose AP is averaged; 5",
+    "every": "validate each this many epochs; 1",
+    "weights": "last (default) or best, which picks an epoch on the set that is reported, and says so",
+    "workers": "processes at a time; 1",
+    "threads": "of torch in a process; the cores shared out",
+    "loader_workers": "the host's workers= of a run's data loader",
+    "engine": "local (default) or ray",
+    "cpus": "a run, for ray; 1",
+    "gpus": "a run, for ray; 0",
+    "address": "of a ray cluster; a local one is started without it",
+    "confidence": "of the intervals; 0.95",
+    "effect": "AP points for which the number of seeds is worked out; 1.0",
+    "latency": "measure it for the report; true",
+}
 # What a study decides itself, with the reason a user is given.
 MANAGED = {
     "seed": "give seeds= (a number of seeds, or a list)",
@@ -22,6 +45,8 @@ MANAGED = {
     "save": "every run keeps its last weights",
     "save_period": "every run keeps its last weights",
     "plots": "the report has its own",
+    "cfg": "give the arguments themselves",
+    "split": "runs are judged on val; give final= and final_split= for another",
     "val": "give every= to validate less often",
     "time": "the two heads would get different numbers of epochs",
     "patience": "the two heads would get different numbers of epochs",
@@ -47,7 +72,7 @@ def take(args: dict[str, Any], known: Iterable[str], required: Iterable[str] = (
         ValueError: a key is missing, managed by the study, or unknown (the closest valid one is named).
     """
     known = sorted(known)
-    if missing := [k for k in required if k not in args]:
+    if missing := [k for k in required if args.get(k) in (None, "")]:
         raise ValueError(
             f"expected {', '.join(f'{k}=' for k in required)}, got no {', '.join(f'{k}=' for k in missing)}"
         )
@@ -111,6 +136,28 @@ def as_count(key: str, value: Any, least: int = 1) -> int:
     raise ValueError(f"{key}={value!r}: expected a whole number >= {least}")
 
 
+def as_flag(key: str, value: Any) -> bool:
+    """True or false.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if isinstance(value, bool):
+        return value
+    raise ValueError(f"{key}={value!r}: expected true or false")
+
+
+def as_number(key: str, value: Any, least: float = 0.0) -> float:
+    """A finite number of at least `least`.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value < float("inf"):
+        return float(value)
+    raise ValueError(f"{key}={value!r}: expected a number >= {least:g}")
+
+
 def one_of(key: str, value: Any, valid: Sequence[str]) -> str:
     """`value`, if it is one of `valid`.
 
@@ -137,9 +184,12 @@ def weights_file(key: str, value: Any) -> Path:
     """Absolute path of a checkpoint; official ones that are not here are fetched, as the host does by their name.
 
     Raises:
+        ValueError: not called .pt.
         FileNotFoundError: neither here nor an official name.
         ConnectionError: it cannot be fetched.
     """
+    if not str(value).endswith(".pt"):
+        raise ValueError(f"{key}={value}: expected a checkpoint, a name that ends in .pt")
     if not Path(str(value)).expanduser().is_file() and str(value) in GITHUB_ASSETS_NAMES:
         return existing(key, attempt_download_asset(str(value)))
     return existing(key, value)

@@ -15,10 +15,11 @@ from typing import Any
 from rich.console import Console
 
 from tscode_yolo.study import flops
-from tscode_yolo.study.arguments import as_count, as_list, one_of, take
+from tscode_yolo.study.arguments import OWN_KEYS, as_count, as_flag, as_list, as_number, one_of, take
 from tscode_yolo.study.engines import outcome, run_local, run_ray
 from tscode_yolo.study.evaluation import coco_tool
-from tscode_yolo.study.plan import OWN_KEYS, Arm, Study, make_study, resolve_model, warm_label_caches, write_jobs
+from tscode_yolo.study.jobs import write_jobs
+from tscode_yolo.study.plan import Arm, Study, make_study, resolve_model, warm_label_caches
 from tscode_yolo.study.profile import pytorch_latency, quiet_host
 from tscode_yolo.study.progress import Progress
 from tscode_yolo.study.provenance import provenance
@@ -59,6 +60,8 @@ def carry_out(
     Returns:
         0 if every run finished, else 1.
     """
+    engine_arguments(ours)
+    latency = as_flag("latency", ours.get("latency", True))
     console = Console()
     with sole_owner(study.out, patience=2.0), quiet_host():
         folders = write_jobs(study)
@@ -66,7 +69,7 @@ def carry_out(
         console.print(f"{len(folders)} runs, {len(folders) - len(todo)} already done; folder {study.out.name}")
         states = run_jobs(study, todo, ours, theirs, console) if todo else {}
         runs, missing = collect(study, states)
-        results = {**describe(study), "missing": missing, "cost": costs(study, ours.get("latency", True))}
+        results = {**describe(study), "missing": missing, "cost": costs(study, latency)}
         results |= {**analyse(study, runs, float(ours.get("effect", 1.0))), "runs": runs}
         write_report(study, results, layout)
     for c in results["comparisons"]:
@@ -84,16 +87,9 @@ def carry_out(
 def run_jobs(
     study: Study, todo: Sequence[Any], ours: dict[str, Any], theirs: dict[str, Any], console: Console
 ) -> dict[Any, str]:
-    """Hand the jobs to the engine the user chose, under a live table.
-
-    Raises:
-        ValueError: an engine's argument makes no sense.
-    """
-    engine = one_of("engine", ours.get("engine", "local"), ("local", "ray"))
-    workers = as_count("workers", ours.get("workers", 1))
-    threads = as_count("threads", ours["threads"]) if "threads" in ours else None
+    """Hand the jobs to the engine the user chose, under a live table."""
+    engine, workers, threads, cpus, gpus = engine_arguments(ours)
     names = {f: f"{f.parent.parent.name}, {f.parent.name}, {f.name}" for f in todo}
-    cpus, gpus = float(ours.get("cpus", 1)), float(ours.get("gpus", 0))
     if workers > 1 or engine == "ray":
         warm_label_caches(study)
     parallel = workers if engine == "local" else len(todo)
@@ -102,6 +98,21 @@ def run_jobs(
             return run_ray(todo, cpus, gpus, ours.get("address"), progress.tick)
         devices: list[str | None] = [str(d) for d in as_list(theirs.get("device"))] or [None]
         return run_local(todo, workers, devices, progress.tick, threads)
+
+
+def engine_arguments(ours: dict[str, Any]) -> tuple[str, int, int | None, float, float]:
+    """Engine, workers, threads, CPUs and GPUs a run.
+
+    Raises:
+        ValueError: one of them makes no sense.
+    """
+    return (
+        one_of("engine", ours.get("engine", "local"), ("local", "ray")),
+        as_count("workers", ours.get("workers", 1)),
+        as_count("threads", ours["threads"]) if "threads" in ours else None,
+        as_number("cpus", ours.get("cpus", 1)),
+        as_number("gpus", ours.get("gpus", 0)),
+    )
 
 
 def describe(study: Study) -> dict[str, Any]:
@@ -161,7 +172,8 @@ def costs(study: Study, latency: bool = True) -> dict[str, dict[str, Any]]:
 def arm_names(models: Sequence[str]) -> list[str]:
     """What each model is called: its file's stem, and before it the nearest folder in which equal stems differ.
 
-    ``exp1/weights/best.pt`` and ``exp2/weights/best.pt`` are called ``exp1-best`` and ``exp2-best``.
+    ``exp1/weights/best.pt`` and ``exp2/weights/best.pt`` are called ``exp1-best`` and ``exp2-best``, ``yolo11n.yaml``
+    and ``yolo11n.pt`` by their whole names.
     """
     paths = [PurePosixPath(m.replace("\\", "/")) for m in models]
     stems = [p.stem for p in paths]
@@ -171,4 +183,4 @@ def arm_names(models: Sequence[str]) -> list[str]:
         folders = zip(path.parts[-2::-1], *(r.parts[-2::-1] for r in rivals), strict=False)
         differing = next((own for own, *others in folders if own not in others), None) if rivals else None
         names.append(f"{differing}-{path.stem}" if differing else path.stem)
-    return names if len(set(names)) == len(names) else stems
+    return next((c for c in (names, [p.name for p in paths]) if len(set(c)) == len(c)), stems)

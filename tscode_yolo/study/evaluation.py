@@ -58,9 +58,11 @@ def coco_metrics(truth: dict[str, Any], detections: list[dict[str, Any]], tool: 
     else:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval as Evaluation
-    if not detections:
-        has_objects = bool(truth["annotations"])
-        return dict.fromkeys(COCO_KEYS, 0.0 if has_objects else None)
+    if not detections:  # of which the packages make no result
+        areas = [a["area"] for a in truth["annotations"]]
+        low_high = {"s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, float("inf"))}
+        there = {size: any(low <= a <= high for a in areas) for size, (low, high) in low_high.items()}
+        return {k: 0.0 if there.get(k[-1], bool(areas)) else None for k in COCO_KEYS}
     with contextlib.redirect_stdout(io.StringIO()):
         gt = COCO()
         gt.dataset = {"info": {}, "licenses": [], **truth}

@@ -16,33 +16,9 @@ from ultralytics.nn.tasks import load_checkpoint, yaml_model_load
 from tscode_yolo.study.arguments import as_count, as_effect, as_list, as_seeds, one_of, weights_file
 from tscode_yolo.study.detects import refusal
 from tscode_yolo.study.inventory import DataSet, read_dataset, require_unseen
-from tscode_yolo.study.start import file_hash, is_checkpoint, model_hash, transfer_body, untrained
-from tscode_yolo.study.storage import read_json, write_json
+from tscode_yolo.study.start import is_checkpoint, transfer_body, untrained
 
-OWN_KEYS = {
-    "data": "data YAML, or several joined by commas: each is trained on by itself, then they are pooled",
-    "epochs": "of every run; the host's default",
-    "seeds": "how many (5 is the default), or which: 0,3,7",
-    "init": "weights of the same family and scale for everything below the head; without it, from scratch",
-    "final": "data YAML, one for each of data=, that the last weights are judged on and training never sees",
-    "final_split": "train, val (default) or test of final=",
-    "out": "folder of runs and report; the same command goes on where it was stopped",
-    "last": "epochs at the end whose AP is averaged; 5",
-    "every": "validate each this many epochs; 1",
-    "weights": "last (default) or best, which picks an epoch on the set that is reported, and says so",
-    "workers": "processes at a time; 1",
-    "threads": "of torch in a process; the cores shared out",
-    "loader_workers": "the host's workers= of a run's data loader",
-    "engine": "local (default) or ray",
-    "cpus": "a run, for ray; 1",
-    "gpus": "a run, for ray; 0",
-    "address": "of a ray cluster; a local one is started without it",
-    "confidence": "of the intervals; 0.95",
-    "effect": "AP points for which the number of seeds is worked out; 1.0",
-    "latency": "measure it for the report; true",
-}
-PATHS = ("model", "data", "init", "final_data")
-ADAM = ("Adam", "AdamW", "Adamax", "NAdam", "RAdam")
+OPTIMIZERS = ("auto", "SGD", "MuSGD", "RMSProp", *(ADAM := ("Adam", "AdamW", "Adamax", "NAdam", "RAdam")))
 
 
 @dataclass(frozen=True)
@@ -153,7 +129,7 @@ def settle_optimizer(train: dict[str, Any], dataset: DataSet) -> tuple[dict[str,
     Returns:
         ``optimizer``, ``lr0``, ``momentum``, ``warmup_bias_lr``; and a sentence for the report.
     """
-    name = str(train.get("optimizer", "auto"))
+    name = one_of("optimizer", train.get("optimizer", "auto"), OPTIMIZERS)
     nbs = train.get("nbs", DEFAULT_CFG_DICT["nbs"])
     iterations = math.ceil(len(dataset.images["train"]) / max(train["batch"], nbs)) * train["epochs"]
     note, auto = f"optimiser {name} as given", name.lower() == "auto"
@@ -188,58 +164,16 @@ def check_arms(study: Study) -> None:
                     f"model={arm.model}: of a checkpoint an arm takes the head only, for everything below must start "
                     "alike in all arms; give init=weights.pt, e.g. what the checkpoint was made from"
                 )
-            if why := refusal(load_checkpoint(arm.model)[0]):
-                raise ValueError(f"model={arm.model}: {why}; give a detect YAML or weights")
             study.notes.append(
                 f"{arm.name}: its head starts from {Path(arm.model).name}, as the host loads it (classes by name); "
                 "everything below from init."
             )
-        elif not arm.model.endswith((".yaml", ".yml")):
-            raise ValueError(
-                f"model={arm.model}: expected a model YAML, whose head starts fresh, or a checkpoint (.pt), which "
-                "brings its head"
-            )
+        trained = load_checkpoint(arm.model)[0] if is_checkpoint(arm.model) else None
         model = untrained(arm.model, len(study.datasets[0].names))
+        if why := refusal(model if trained is None else trained):
+            raise ValueError(f"model={arm.model}: {why}; give a detect YAML or weights")
         if source is not None:
             transfer_body(source, model)
-
-
-def write_jobs(study: Study) -> list[Path]:
-    """Write ``job.json`` for every run of the study, seeds outermost, so that early results are pairs.
-
-    Returns:
-        Folders of the runs.
-
-    Raises:
-        ValueError: a folder holds a run with other settings.
-    """
-    init_hash = file_hash(study.init) if study.init else None
-    models = {a.name: model_hash(a.model) for a in study.arms}
-    folders = []
-    for seed in study.seeds:
-        for dataset in study.datasets:
-            final, split = study.finals.get(dataset.name, (None, None))
-            for arm in study.arms:
-                job = {
-                    "arm": arm.name,
-                    "model": arm.model,
-                    "model_sha256": models[arm.name],
-                    "dataset": dataset.name,
-                    "data": str(dataset.yaml),
-                    "data_sha256": dataset.sha256,
-                    "init": str(study.init) if study.init else None,
-                    "init_sha256": init_hash,
-                    "seed": seed,
-                    "train": {**study.train, **study.optimizers[dataset.name]},
-                    "last": study.last,
-                    "every": study.every,
-                    "weights": study.weights,
-                    "final_data": str(final.yaml) if final else None,
-                    "final_sha256": final.sha256 if final else None,
-                    "final_split": split,
-                }
-                folders.append(_write_job(study.folder(dataset, arm, seed), job))
-    return folders
 
 
 def warm_label_caches(study: Study) -> None:
@@ -256,6 +190,11 @@ def resolve_model(name: str) -> str:
     here = str(Path(name).expanduser().absolute())
     if is_checkpoint(name):
         return str(weights_file("model", name))
+    if not name.endswith((".yaml", ".yml")):
+        raise ValueError(
+            f"model={name}: expected a model YAML, whose head starts fresh, or a checkpoint (.pt), which brings its "
+            "head"
+        )
     try:
         yaml_model_load(here)
     except FileNotFoundError:
@@ -274,6 +213,11 @@ def _train_arguments(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, 
     train |= {"epochs": as_count("epochs", ours.get("epochs", DEFAULT_CFG_DICT["epochs"])), "batch": batch}
     train |= {"deterministic": True, "patience": 0, "plots": False, "val": True, "save": True, "pretrained": False}
     train |= {"workers": as_count("loader_workers", ours.get("loader_workers", DEFAULT_CFG_DICT["workers"]), 0)}
+    as_count("imgsz", train.get("imgsz", DEFAULT_CFG_DICT["imgsz"]), 32)
+    try:
+        get_cfg(overrides={k: v for k, v in train.items() if k != "optimizer"})
+    except (TypeError, ValueError) as e:  # the host's words, before the first run rather than in each
+        raise ValueError(str(e)) from e
     return train
 
 
@@ -293,20 +237,3 @@ def _require_unique(key: str, names: list[str]) -> None:
     twice = {n for n in names if names.count(n) > 1}
     if twice:
         raise ValueError(f"{key}=: expected different names, got {sorted(twice)} twice; rename a file or its folder")
-
-
-def _write_job(folder: Path, job: dict[str, Any]) -> Path:
-    """Write a job, or make sure that the one already there is the same (places of files aside)."""
-    old = read_json(folder / "job.json")
-    if old is not None:
-        changed = [k for k in job if k not in PATHS and old.get(k) != job[k]]
-        if "train" in changed:
-            a, b = old.get("train", {}), job["train"]
-            changed = [k for k in changed if k != "train"] + sorted(k for k in {*a, *b} if a.get(k) != b.get(k))
-        if changed:
-            raise ValueError(
-                f"out=: {folder.parent.parent.name}/{folder.parent.name}/{folder.name} holds a run with another "
-                f"{', '.join(changed)}; choose another out=, or delete the folder to start again"
-            )
-    write_json(folder / "job.json", job)
-    return folder

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ultralytics import YOLO
 from ultralytics.cfg import get_cfg
 from ultralytics.nn.autobackend import AutoBackend
-from ultralytics.nn.tasks import DetectionModel, load_checkpoint
+from ultralytics.nn.tasks import DetectionModel, load_checkpoint, yaml_model_load
 from ultralytics.utils import LOGGER
 
 from tscode_yolo.study import flops
@@ -85,7 +85,10 @@ def profile(
     """
     wanted = [one_of("formats", f, tuple(FORMATS)) for f in as_list(formats)]
     as_count("imgsz", imgsz, 32)
+    if imgsz % 32:
+        raise ValueError(f"imgsz={imgsz}: expected a multiple of 32")
     as_count("rounds", rounds, 2)
+    as_count("train_batch", train_batch)
     where = _device(device)
     names = [Path(n).stem for n in (model, baseline) if n]
     if baseline and names[0] == names[1]:
@@ -139,6 +142,10 @@ def load(name: str, nc: int | None = None) -> DetectionModel:
         ValueError: it is a model of another task.
     """
     if name.endswith((".yaml", ".yml")):
+        if not {"backbone", "head"} <= set(yaml_model_load(name)):
+            raise ValueError(
+                f"{name}: expected a model YAML with backbone and head, got none; give a detect YAML or weights"
+            )
         net: Any = DetectionModel(name, nc=nc, verbose=False)
     else:
         net = load_checkpoint(name)[0].float()
