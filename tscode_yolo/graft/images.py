@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -51,7 +52,10 @@ class Views(Dataset[Tensor | None]):
         return len(self.files)
 
     def __getitem__(self, index: int) -> Tensor | None:
-        bgr = imread(str(self.files[index]))
+        try:
+            bgr = imread(str(self.files[index]))
+        except cv2.error:  # older hosts hand an empty file to OpenCV
+            bgr = None
         if bgr is None:
             return None
         whole = bool(torch.rand(()) < WHOLE)
