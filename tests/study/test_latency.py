@@ -36,3 +36,12 @@ def test_ratio_is_taken_round_by_round():
 def test_describe_gives_percentiles_in_milliseconds():
     result = latency.describe([float(i) for i in range(101)])
     assert (result["p5"], result["p50"], result["p95"], result["unit"]) == (5, 50, 95, "ms")
+
+
+def test_a_settled_call_is_made_twice_a_turn_and_timed_once():
+    made: list[str] = []
+    times = latency.time_in_turns(
+        {n: lambda n=n: made.append(n) for n in ("a", "b")}, torch.device("cpu"), rounds=2, warmup=1, settle=True
+    )
+    assert [len(v) for v in times.values()] == [2, 2]
+    assert made == ["a", "a", "b", "b", "b", "b", "a", "a", "a", "a", "b", "b"]

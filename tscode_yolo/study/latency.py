@@ -19,7 +19,11 @@ PERCENTILES = (5, 25, 50, 75, 95)
 
 
 def time_in_turns(
-    calls: Mapping[str, Callable[[], object]], device: torch.device, rounds: int = 30, warmup: int = 5
+    calls: Mapping[str, Callable[[], object]],
+    device: torch.device,
+    rounds: int = 30,
+    warmup: int = 5,
+    settle: bool = False,
 ) -> dict[str, list[float]]:
     """Time each call once a round; the order turns round with every round.
 
@@ -28,6 +32,8 @@ def time_in_turns(
         device: where they run; CUDA is timed by events on its stream, the CPU by the clock.
         rounds: of measurements.
         warmup: rounds before, thrown away.
+        settle: make each call once untimed just before it is timed. A runtime with threads of its own needs it: those
+            of the other model still spin after its turn, and whoever comes second would pay for them.
 
     Returns:
         Name -> milliseconds of each round.
@@ -36,6 +42,8 @@ def time_in_turns(
     times: dict[str, list[float]] = {name: [] for name in calls}
     for i in range(-warmup, rounds):
         for name in list(calls) if i % 2 else reversed(list(calls)):
+            if settle:
+                calls[name]()
             ms = measure(calls[name])
             if i >= 0:
                 times[name].append(ms)
@@ -43,10 +51,16 @@ def time_in_turns(
 
 
 def timed(
-    fmt: str, part: str, batch: int, calls: dict[str, Callable[[], object]], device: torch.device, rounds: int
+    fmt: str,
+    part: str,
+    batch: int,
+    calls: dict[str, Callable[[], object]],
+    device: torch.device,
+    rounds: int,
+    settle: bool = False,
 ) -> dict[str, Any]:
-    """Time calls in turns and describe them; the second name, if any, is the baseline."""
-    times = time_in_turns(calls, device, rounds)
+    """Time calls in turns and describe them; the second name, if any, is the baseline. `settle` as `time_in_turns`."""
+    times = time_in_turns(calls, device, rounds, settle=settle)
     first, *rest = times
     row: dict[str, Any] = {"format": fmt, "part": part, "batch": batch}
     row["ms"] = {name: describe(ms) for name, ms in times.items()}

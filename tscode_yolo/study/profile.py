@@ -184,7 +184,7 @@ def exported_latency(
                 exported = YOLO(str(weights)).export(format=fmt, imgsz=imgsz, batch=batch, device="cpu", verbose=False)
                 image = torch.rand(batch, 3, imgsz, imgsz)
                 calls[name] = _inference(AutoBackend(exported, device=device), partial(_same, image), device)
-            rows.append(timed(fmt, "model", batch, calls, device, rounds))
+            rows.append(timed(fmt, "model", batch, calls, device, rounds, settle=True))
     return rows
 
 
