@@ -86,7 +86,7 @@ def test_sce_pools_like_torch(down):
 
 
 @pytest.mark.parametrize("kernel", [3, 5, 7])
-@pytest.mark.parametrize("kind", ["dense", "separable"])
+@pytest.mark.parametrize("kind", ["dense", "separable", "linear"])
 def test_sce_halves_and_rounds_up_with_every_kernel(kernel, kind):
     sce = SemanticContextEncoding([8, 8], kernel=kernel, kind=kind, coarser=False)
     assert [tuple(g.shape[-2:]) for g in sce(maps(120, 56, [8, 8], [8, 16]))] == [(8, 4), (4, 2)]
@@ -104,7 +104,7 @@ def test_a_shared_conv_keeps_batch_norm_statistics_of_levels_apart():
     assert sum(isinstance(m, nn.BatchNorm2d) for m in sce.modules()) == 2
 
 
-@pytest.mark.parametrize("kind", ["dense", "separable"])
+@pytest.mark.parametrize("kind", ["dense", "separable", "linear"])
 def test_fusing_a_shared_conv_changes_no_output(kind):
     block = context.conv_block(8, 16, 3, 2, kind=kind, levels=3)
     for bn in (m for m in block.modules() if isinstance(m, nn.BatchNorm2d)):
@@ -122,6 +122,15 @@ def test_fusing_a_shared_conv_changes_no_output(kind):
     assert not torch.equal(before[0], before[1])
 
 
+def test_a_linear_block_is_one_linear_map_before_its_norm():
+    depthwise, pointwise = context.conv_block(6, 4, 3, 2, kind="linear")
+    assert depthwise.groups == 6
+    assert depthwise.bias is None
+    x, y = torch.randn(2, 2, 6, 9, 7)
+    both = [pointwise.conv(depthwise(m)) for m in (x, y, 2 * x - 3 * y)]
+    assert_close(both[2], 2 * both[0] - 3 * both[1], rtol=1e-4, atol=1e-5)
+
+
 def test_towers_keep_their_predictor_at_index_2():
     for depth in (1, 2, 4):
         tower = blocks.Tower(8, 16, depth, 5)
@@ -129,12 +138,13 @@ def test_towers_keep_their_predictor_at_index_2():
         assert sum(isinstance(m, context.Conv) for m in tower.modules()) == depth
 
 
+@pytest.mark.parametrize("kind", ["separable", "linear"])
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("size", [(3, 4), (1, 1), (2, 5)])
-def test_down_of_sum_is_the_block_on_the_sum(size, fused):
-    block = DownOfSum(*context.conv_block(6, 4, 3, 2, kind="separable")).train(not fused)
+def test_down_of_sum_is_the_block_on_the_sum(size, fused, kind):
+    block = DownOfSum(*context.conv_block(6, 4, 3, 2, kind=kind)).train(not fused)
     small, below = torch.randn(2, 6, *size), torch.randn(2, 6, 2 * size[0], 2 * size[1])
-    if fused:
+    if fused and kind == "separable":
         torch.nn.init.uniform_(block[0].bn.running_var, 0.5, 2)
         torch.nn.init.uniform_(block[0].bn.bias)
     expected = block(below + context.up(small, below))
@@ -172,9 +182,10 @@ def test_no_trace_and_no_export_sees_a_sum_in_place():
     assert torch.equal(exported.module()(*args), expected)
 
 
-def test_dpe_takes_the_short_way_where_sizes_double_and_the_long_one_elsewhere(monkeypatch):
+@pytest.mark.parametrize("kind", ["separable", "linear"])
+def test_dpe_takes_the_short_way_where_sizes_double_and_the_long_one_elsewhere(monkeypatch, kind):
     """At strides up to 32 every size the host makes doubles exactly; a 3x5 map below a 2x3 one does not."""
-    dpe = DetailPreservingEncoding([8] * 2, 8, kind="separable").eval()
+    dpe = DetailPreservingEncoding([8] * 2, 8, kind=kind).eval()
     calls = []
     of_sum = DownOfSum.of_sum
     monkeypatch.setattr(DownOfSum, "of_sum", lambda *a: calls.append(1) or of_sum(*a))

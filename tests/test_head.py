@@ -379,9 +379,10 @@ def test_errors_name_what_was_expected(make_head, pyramid):
         head([p3, p5, p4])
 
 
-def test_an_export_has_the_kernels_of_dpe_as_constants(make_head, pyramid):
+@pytest.mark.parametrize("kind", ["separable", "linear"])
+def test_an_export_has_the_kernels_of_dpe_as_constants(make_head, pyramid, kind):
     """ExecuTorch's partitioner does not take a kernel that is computed in the graph."""
-    head = make_head().eval()
+    head = make_head(down_conv=kind).eval()
     for module in head.dpe.modules():
         if isinstance(module, torch.nn.BatchNorm2d):  # some start at zero, which would hide the term
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -389,8 +390,9 @@ def test_an_export_has_the_kernels_of_dpe_as_constants(make_head, pyramid):
     maps = pyramid(96, 160)
     expected = head(list(maps))[0]
     for first in (block[0] for block in head.dpe.detail):  # what every host does to its own layers
-        first.conv, first.forward = fuse_conv_and_bn(first.conv, first.bn), first.forward_fuse
-        del first.bn
+        if kind == "separable":
+            first.conv, first.forward = fuse_conv_and_bn(first.conv, first.bn), first.forward_fuse
+            del first.bn
     head.export = True
     assert_close(head(list(maps)), expected, rtol=1e-4, atol=1e-3)
     assert all(block.kernel is not None for block in head.dpe.detail)
@@ -402,7 +404,7 @@ def test_an_export_has_the_kernels_of_dpe_as_constants(make_head, pyramid):
 def test_formats_that_need_it_get_the_sum_as_equation_5_writes_it(make_head, pyramid, format):
     head = make_head().eval()
     for block in head.dpe.detail:
-        torch.nn.init.uniform_(block[0].bn.weight, 0.5, 1.5)
+        torch.nn.init.uniform_(block[-1].bn.weight, 0.5, 1.5)
     maps = pyramid(96, 160)
     expected = head(list(maps))[0]
     head.export, head.format = True, format

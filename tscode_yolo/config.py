@@ -21,7 +21,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "sce_kernel": (3, 5, 7),
     "cls_kernel": (3, 5, 7),
     "sce_skip": ("none", "light", "tower"),
-    "down_conv": ("dense", "separable"),
+    "down_conv": ("dense", "separable", "linear"),
     "cls_conv": ("dense", "separable"),
     "box_conv": ("dense", "separable"),
     "norm": ("bn", "gn"),
@@ -84,7 +84,8 @@ class HeadConfig:
         dpe_levels: offsets of the levels DPE adds up, among -1 (P_{l-1}), 0, 1 and 2, Table 3.
         dpe_width: channels of the sum.
         dpe_neck: both branches start from DPE's output, Table 6: a feature fusion, no decoupling.
-        down_conv: dense or depthwise-separable stride-2 convs.
+        down_conv: the stride-2 convs: dense, depthwise-separable, or linear, i.e. separable with neither norm nor
+            activation between the two convs.
         cls_conv: dense or depthwise-separable convs in the classification tower.
         cls_width: channels of the classification tower.
         cls_depth: convs of the classification tower before its predictor.
@@ -123,7 +124,7 @@ class HeadConfig:
     dpe_levels: tuple[int, ...] = (-1, 0, 1)
     dpe_width: int | float | None = 1.0
     dpe_neck: bool = False
-    down_conv: str = "separable"
+    down_conv: str = "linear"
     cls_conv: str = "separable"
     cls_width: int | float | None = 1.0
     cls_depth: int = 2

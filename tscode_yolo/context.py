@@ -109,7 +109,7 @@ class SemanticContextEncoding(nn.Module):
             kernel: odd kernel size of that step.
             coarser: concatenate P_{l+1}.
             width: channels of both maps that are concatenated; None keeps each level's own.
-            kind: "dense" or "separable" stride-2 conv.
+            kind: "dense", "separable" or "linear" stride-2 conv, see `conv_block`.
             shared: one stride-2 conv for all levels.
             norm: "bn" or "gn".
             act: of the stride-2 conv, "silu" or "relu".
@@ -185,7 +185,7 @@ class DetailPreservingEncoding(nn.Module):
             finer_ch: channels of the map below the finest level (C2 for P3), or None without one.
             levels: offsets of the levels that take part, among -1, 0, 1, 2 (Table 3); -1 or 0 among them.
             width: channels of the sum; None keeps each level's own.
-            kind: "dense" or "separable" stride-2 conv.
+            kind: "dense", "separable" or "linear" stride-2 conv, see `conv_block`.
             shared: one stride-2 conv for all levels.
             norm: "bn" or "gn".
             act: of the stride-2 conv, "silu" or "relu".
@@ -281,7 +281,7 @@ class DownOfSum(LevelSequential):
     A 3x3 stride-2 conv (padding 1) reads rows 2i-1, 2i and 2i+1. In a map that was up-sampled twice, nearest, these are
     rows i-1, i and i of the small one: a 2x2 conv with kernel rows [w0, w1 + w2], columns alike.
 
-    Children: depthwise 3x3 of stride 2 with norm and activation (the host's Conv), then anything.
+    Children: depthwise 3x3 of stride 2, bare or with norm and activation (the host's Conv), then anything.
     """
 
     kernel: Tensor | None
@@ -292,14 +292,21 @@ class DownOfSum(LevelSequential):
 
     def of_sum(self, below: Tensor, small: Tensor) -> Tensor:
         """self(below + up(small)) of below (B, C, 2h, 2w) and small (B, C, h, w)."""
-        first: Any = self[0]
-        kernel = _half_kernel(first.conv) if self.kernel is None else self.kernel
+        first, conv = self[0], self._depthwise
+        kernel = _half_kernel(conv) if self.kernel is None else self.kernel
         if writable():  # a row and a column too many cost less than a padded copy
-            x = crop(F.conv2d(small, kernel, padding=1, groups=first.conv.groups), small)
+            x = crop(F.conv2d(small, kernel, padding=1, groups=conv.groups), small)
         else:
-            x = F.conv2d(F.pad(small, (1, 0, 1, 0)), kernel, groups=first.conv.groups)
-        x = first.conv(below) + x
-        return self[1:](first.act(first.bn(x) if hasattr(first, "bn") else x))
+            x = F.conv2d(F.pad(small, (1, 0, 1, 0)), kernel, groups=conv.groups)
+        x = conv(below) + x
+        if first is not conv:
+            x = first.act(first.bn(x) if hasattr(first, "bn") else x)
+        return self[1:](x)
+
+    @property
+    def _depthwise(self) -> Any:
+        first: Any = self[0]
+        return first if isinstance(first, nn.Conv2d) else first.conv
 
     def fuse(self) -> None:
         """Fold the norm and keep the small kernel: not every runtime takes one that is computed in the graph."""
@@ -307,7 +314,7 @@ class DownOfSum(LevelSequential):
         if hasattr(first, "bn"):
             first.conv, first.forward = fuse_conv_and_bn(first.conv, first.bn), first.forward_fuse
             del first.bn
-        self.kernel = _half_kernel(first.conv).detach()
+        self.kernel = _half_kernel(self._depthwise).detach()
 
 
 def _half_kernel(conv: nn.Conv2d) -> Tensor:
@@ -317,8 +324,9 @@ def _half_kernel(conv: nn.Conv2d) -> Tensor:
 
 
 def _of_sums(block: nn.Module) -> nn.Module:
-    """The block as a `DownOfSum` where it can be one: separable, with BatchNorm of its own."""
-    return DownOfSum(*block) if isinstance(block, LevelSequential) and isinstance(block[0], Conv) else block
+    """The block as a `DownOfSum` where it can be one: in two convs, the first bare or with BatchNorm of its own."""
+    splits = isinstance(block, LevelSequential) and isinstance(block[0], (nn.Conv2d, Conv))
+    return DownOfSum(*block) if splits else block
 
 
 def _start_at_zero(module: nn.Module) -> None:

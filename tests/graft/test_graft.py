@@ -155,10 +155,12 @@ def test_hints_are_the_share_of_variance_that_is_missing():
     assert_close(hint(told, [told[0] + 1, told[1]]) / GAINS["hint"], torch.tensor(0.25))  # 1 / 2 and nothing
 
 
+@pytest.mark.parametrize("sce", [True, False])
 @pytest.mark.parametrize("name", ["yolo11n", "yolo26n"])
-def test_merging_bridges_changes_nothing(make_teacher, make_yaml, tmp_path, name):
+def test_merging_bridges_changes_nothing(make_teacher, make_yaml, tmp_path, name, sce):
     teacher = YOLO(make_teacher(tmp_path / "stock.pt", f"{name}.yaml")).model.float()
-    model = DetectionModel(make_yaml(tmp_path / "ours.yaml", f"{name}-tscode.yaml"), nc=3)
+    options = {"finer": True, "sce": sce}
+    model = DetectionModel(make_yaml(tmp_path / "ours.yaml", f"{name}-tscode.yaml", tscode=options), nc=3)
     pair = Pair(teacher, model)
     for tower, *_ in pair._towers().values():
         for p in tower[-1].parameters():
@@ -173,7 +175,7 @@ def test_merging_bridges_changes_nothing(make_teacher, make_yaml, tmp_path, name
         for task, said in bridged.items():
             assert merged[task].shape == said.told.shape
             assert_close(merged[task], said.said, rtol=1e-4, atol=1e-4)
-    assert pair.student.cls_skip[0][-1].bias is None
+    assert not sce or pair.student.cls_skip[0][-1].bias is None
 
 
 def test_a_branch_like_the_stock_heads_starts_as_the_teacher(teacher, make_yaml, tmp_path):
@@ -216,15 +218,16 @@ def test_steps_make_a_graft_repeatable(teacher, student, folder, tmp_path):
     assert not torch.equal(first["cv2.0.0.conv.weight"], other["cv2.0.0.conv.weight"])
 
 
-def test_both_branches_of_an_end_to_end_head_learn(make_teacher, make_yaml, folder, tmp_path):
+@pytest.mark.parametrize("sce", [True, False])
+def test_both_branches_of_an_end_to_end_head_learn(make_teacher, make_yaml, folder, tmp_path, sce):
     weights = make_teacher(tmp_path / "stock26.pt", "yolo26n.yaml")
-    model = make_yaml(tmp_path / "ours26.yaml", "yolo26n-tscode.yaml")
+    model = make_yaml(tmp_path / "ours26.yaml", "yolo26n-tscode.yaml", tscode={"finer": True, "sce": sce})
     report = graft(str(weights), model, [folder], steps=2, imgsz=96, batch=2, out=str(tmp_path / "g.pt"), verbose=False)
     assert report["course"]["steps"] == 2
     torch.manual_seed(0)
     fresh = DetectionModel(model, nc=3, verbose=False).model[-1].half()
     head = YOLO(tmp_path / "g.pt").model.model[-1]
-    for name in ("cv2", "one2one_cv2", "cls_skip", "one2one_cv3"):
+    for name in ("cv2", "one2one_cv2", "cls_skip" if sce else "cv3", "one2one_cv3"):
         pairs = zip(getattr(head, name).parameters(), getattr(fresh, name).parameters())
         assert any(not torch.equal(a, b) for a, b in pairs)
 
