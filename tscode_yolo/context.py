@@ -292,7 +292,8 @@ class DownOfSum(LevelSequential):
 
     def of_sum(self, below: Tensor, small: Tensor) -> Tensor:
         """self(below + up(small)) of below (B, C, 2h, 2w) and small (B, C, h, w)."""
-        first, conv = self[0], self._depthwise
+        first: Any = self[0]
+        conv = self._depthwise
         kernel = _half_kernel(conv) if self.kernel is None else self.kernel
         if writable():  # a row and a column too many cost less than a padded copy
             x = crop(F.conv2d(small, kernel, padding=1, groups=conv.groups), small)
@@ -325,8 +326,9 @@ def _half_kernel(conv: nn.Conv2d) -> Tensor:
 
 def _of_sums(block: nn.Module) -> nn.Module:
     """The block as a `DownOfSum` where it can be one: in two convs, the first bare or with BatchNorm of its own."""
-    splits = isinstance(block, LevelSequential) and isinstance(block[0], (nn.Conv2d, Conv))
-    return DownOfSum(*block) if splits else block
+    if isinstance(block, LevelSequential) and isinstance(block[0], (nn.Conv2d, Conv)):
+        return DownOfSum(*block)
+    return block
 
 
 def _start_at_zero(module: nn.Module) -> None:
