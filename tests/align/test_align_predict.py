@@ -155,7 +155,8 @@ def test_gradient_maps_show_only_the_levels_a_branch_reads(name, end2end):
             assert found.levels[16] == pytest.approx(1)
     if "tscode" in name:
         assert {s for s, v in maps["box"].levels.items() if v > 0} == {8, 16, 32}
-        assert 8 in {s for s, v in maps["class"].levels.items() if v > 0}  # through lqe, fed by the box tower
+        if detector.head.lqe is not None:
+            assert 8 in {s for s, v in maps["class"].levels.items() if v > 0}  # through lqe, fed by the box tower
         detector.head.lqe = detector.head.one2one_lqe = None
         maps = branch_maps(detector, _image(height=64, width=96), anchor, 0, np.array([8, 8, 60, 60.0]))
         assert {s for s, v in maps["class"].levels.items() if v > 0} <= {16, 32}
