@@ -234,7 +234,7 @@ def test_both_branches_of_an_end_to_end_head_learn(make_teacher, make_yaml, fold
 
 def test_the_verb_says_what_was_kept(teacher, student, folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(command, "_ap", lambda file, *_: 0.4 if file == teacher else 0.3)
-    monkeypatch.setattr(command, "check_det_dataset", lambda _: None)
+    monkeypatch.setattr(command, "data_yaml", lambda _: None)
     arguments = [f"weights={teacher}", f"model={student}", f"images={folder}", "steps=1", "imgsz=96", "batch=7"]
     assert cli.main(["graft", *arguments, f"out={tmp_path / 'g.pt'}", "data=my.yaml"]) == 0
     said = capsys.readouterr().out

@@ -75,14 +75,28 @@ def test_a_file_may_hold_options_and_other_models(tmp_path):
     assert read_grid(str(file), "yolo11s-tscode.yaml")[0] == "yolo11s-tscode.yaml"
 
 
-def test_the_models_of_a_study_are_not_changed_under_it(tmp_path):
+def test_the_models_of_a_study_may_be_corrected_until_a_run_has_begun(tmp_path):
+    folder = tmp_path / "models"
     rows = [{"label": "a", "options": {}}, {"label": "b", "options": {"sce": False}}]
-    arms, _ = write_arms("yolo11n-tscode.yaml", rows, tmp_path)
-    assert write_arms("yolo11n-tscode.yaml", rows, tmp_path)[0] == arms
+    arms, _ = write_arms("yolo11n-tscode.yaml", rows, folder)
+    assert write_arms("yolo11n-tscode.yaml", rows, folder)[0] == arms
     before = Path(arms[1].model).read_bytes()
+    rows[1] = {"label": "b", "options": {"dpe": False}}
+    write_arms("yolo11n-tscode.yaml", rows, folder)
+    assert (after := Path(arms[1].model).read_bytes()) != before
+    begun = tmp_path / "runs/drawn" / arms[1].name / "seed0/train/weights/resume.pt"
+    begun.parent.mkdir(parents=True)
+    begun.touch()
     with pytest.raises(ValueError, match="of a study with another grid or base"):
-        write_arms("yolo11n-tscode.yaml", [rows[0], {"label": "b", "options": {"dpe": False}}], tmp_path)
-    assert Path(arms[1].model).read_bytes() == before
+        write_arms("yolo11n-tscode.yaml", [rows[0], {"label": "b", "options": {"finer": False}}], folder)
+    assert Path(arms[1].model).read_bytes() == after
+
+
+def test_a_grid_of_one_model_is_no_study(drawn, tmp_path):
+    file = tmp_path / "same.yaml"
+    file.write_text("rows: [{label: a, options: {sce: true}}, {label: b, options: {sce: true}}]")
+    with pytest.raises(ValueError, match="every row of a grid is the same"):
+        main({"data": str(drawn), "grid": str(file), "out": str(tmp_path / "out")})
 
 
 @pytest.mark.parametrize(

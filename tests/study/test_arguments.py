@@ -21,6 +21,7 @@ def test_take_splits_ours_from_the_hosts():
         ({"model": "a"}, "got no data="),
         ({"model": "a", "data": "d", "epoch": 3}, "did you mean epochs="),
         ({"model": "a", "data": "d", "imgz": 3}, "did you mean imgsz="),
+        ({"model": "a", "data": "d", "zzz": 3}, "valid: data, epochs, model, and the train arguments of the host"),
         ({"model": "a", "data": "d", "seed": 3}, "give seeds="),
         ({"model": "a", "data": "d", "patience": 3}, "different numbers of epochs"),
         ({"model": "a", "data": "d", "pretrained": True}, "give init="),

@@ -11,7 +11,7 @@ import yaml
 from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
 from tscode_yolo.study.jobs import write_jobs
-from tscode_yolo.study.plan import Arm, make_study, resolve_model, settle_optimizer
+from tscode_yolo.study.plan import Arm, make_study, resolve_model, settle_optimizer, warm_label_caches
 from tscode_yolo.study.storage import read_json, write_json
 
 ARMS = [Arm("yolo11n", "yolo11n.yaml"), Arm("yolov8n", "yolov8n.yaml")]
@@ -73,6 +73,13 @@ def test_the_optimizer_is_named_whatever_was_asked(drawn, tmp_path, epochs, give
         ({"confidence": 95}, {}, "confidence=95"),
         ({}, {"optimizer": "Foo"}, "optimizer='Foo': expected one of auto, SGD"),
         ({}, {"imgsz": "abc"}, "imgsz='abc'"),
+        ({}, {"imgsz": 100}, "imgsz=100: expected a multiple of 32, the nearest are 96 and 128"),
+        ({}, {"batch": True}, "batch=True"),
+        ({}, {"device": "foo"}, "device=foo: expected cpu, mps, or the number of a GPU"),
+        ({}, {"device": 99}, "device=99: expected"),
+        ({}, {"freeze": "abc"}, "freeze='abc'"),
+        ({}, {"cache": "foo"}, "cache='foo': expected one of true, false, ram, disk"),
+        ({}, {"optimizer": "adamw"}, "did you mean AdamW"),
         ({}, {"lr0": "abc"}, "lr0"),
         ({"effect": 0}, {}, "effect=0: expected AP points"),
         ({"effect": "much"}, {}, "effect='much': expected AP points"),
@@ -110,6 +117,19 @@ def test_an_arm_that_is_a_checkpoint_needs_init_and_is_known_by_its_content(draw
     torch.save({"model": DetectionModel("yolo11n.yaml", verbose=False)}, weights)
     with pytest.raises(ValueError, match="another model_sha256"):
         write_jobs(settled(drawn, tmp_path / "out", arms=arms, init=str(init)))
+
+
+def test_a_file_is_no_folder_for_a_study(drawn):
+    with pytest.raises(ValueError, match="expected a folder or a new name, got a file"):
+        settled(drawn, Path(__file__))
+
+
+def test_labels_the_host_cannot_use_are_known_before_the_first_run(draw, tmp_path):
+    data = draw(tmp_path / "cells")
+    for file in (tmp_path / "cells/labels").rglob("*.txt"):
+        file.write_text("5 0.5 0.5 0.1 0.1\n")
+    with pytest.raises(ValueError, match=r"under 'train:', got none; of the first it says: .*class 5 exceeds"):
+        warm_label_caches(settled(data, tmp_path))
 
 
 def test_two_things_of_one_name_are_refused(drawn, draw, tmp_path):

@@ -88,6 +88,11 @@ def _classifier(folder):
         ({"model": "yolo11n.yaml", "format": "onnx"}, "did you mean formats="),
         ({"model": "yolo11n.yaml", "formats": "onxx"}, "expected one of pytorch, onnx, openvino"),
         ({"model": "yolo11n.yaml", "imgsz": 3}, "imgsz=3"),
+        ({"model": "yolo11n.yaml", "nc": 0}, "nc=0"),
+        ({"model": "yolo11n.yaml", "formats": ""}, "formats=: expected one or more of pytorch, onnx, openvino"),
+        ({"model": "yolo11n.yaml", "imgsz": 64, "train_batch": 1}, "train_batch=1: expected 2 or more"),
+        ({"model": "yolo11n.yaml", "device": "foo"}, "device=foo"),
+        ({"model": "README.md"}, "model=README.md: expected a checkpoint"),
     ],
 )
 def test_bad_arguments_are_explained(args, message):

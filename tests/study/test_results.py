@@ -77,6 +77,10 @@ def test_fairness_notices_what_differs(tmp_path):
     found = analyse(study(tmp_path), runs)["fairness"]
     assert (found["pairs"], found["same_start"], found["same_batches"], found["same_tool"]) == (3, 2, 2, 3)
     text = " ".join(found["remarks"])
+    assert "saw the same batches" not in text
+    runs[1] = run("stock", 1, 10.0, history=run("stock", 0, 10.0)["history"])
+    remarks = analyse(study(tmp_path), runs)["fairness"]["remarks"]
+    assert "cells, stock: seeds saw the same batches, so that the intervals are too narrow." in remarks
     for part in (
         "not the baseline's batches",
         "bodies differ",

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from tscode_yolo.study.storage import read_json, sole_owner, write_json, write_whole
+from tscode_yolo.study.storage import read_json, sole_owner, without_folders, write_json, write_whole
 
 
 def test_json_round_trip_turns_what_json_lacks_into_what_it_has(tmp_path):
@@ -79,3 +79,15 @@ def test_a_folder_has_one_owner_until_that_dies(tmp_path):
     process.join()
     with sole_owner(tmp_path, patience=5):
         assert (tmp_path / ".lock").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("no images in /home/me/data/cells/labels.cache. See", "no images in cells/labels.cache. See"),
+        (r"open C:\Users\me\cells\a.txt: no", r"open cells\a.txt: no"),
+        ("a/b, 1/2 and https://docs.site/a/b/c stay", "a/b, 1/2 and https://docs.site/a/b/c stay"),
+    ],
+)
+def test_a_message_keeps_the_end_of_a_path_only(text, said):
+    assert without_folders(text) == said

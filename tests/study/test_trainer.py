@@ -7,12 +7,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import yaml
 from torch import nn
+from ultralytics.data.build import InfiniteDataLoader
 from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
 from tscode_yolo.study import start
@@ -160,6 +162,24 @@ def test_a_run_killed_after_any_epoch_ends_as_if_it_had_not_been(drawn, tmp_path
     ]
     torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=0)
     assert not (broken / "train/weights/resume.pt").exists()
+
+
+def test_loader_processes_take_their_order_from_the_runs_seed(monkeypatch):
+    """Also in a host that seeds every loader with the same number, as 8.4.0 does."""
+
+    def hosts(_trainer, _path, batch_size, _rank, _mode):
+        generator = torch.Generator().manual_seed(0)
+        return InfiniteDataLoader(range(16), batch_size=batch_size, shuffle=True, num_workers=1, generator=generator)
+
+    monkeypatch.setattr(tr.DetectionTrainer, "get_dataloader", hosts)
+
+    def order(seed, mode="train"):
+        trainer = object.__new__(tr.StudyTrainer)
+        trainer.args = SimpleNamespace(seed=seed)
+        return [batch.tolist() for batch in trainer.get_dataloader("", 4, -1, mode)]
+
+    assert order(0) == order(0) != order(1)
+    assert order(0, "val") == order(1, "val")
 
 
 @pytest.mark.slow

@@ -15,8 +15,7 @@ from typing import Any
 import torch
 from ultralytics import YOLO
 from ultralytics.cfg import DEFAULT_CFG_DICT
-from ultralytics.data.utils import check_det_dataset
-from ultralytics.nn.tasks import DetectionModel, load_checkpoint
+from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import LOGGER
 from ultralytics.utils.torch_utils import init_seeds, select_device
 
@@ -25,6 +24,7 @@ from tscode_yolo.graft.fit import Budget, fit
 from tscode_yolo.graft.images import batches, find_images
 from tscode_yolo.graft.pair import Pair
 from tscode_yolo.study.arguments import as_count, as_list, as_number, take_only, weights_file
+from tscode_yolo.study.loading import checkpoint, data_yaml
 from tscode_yolo.study.provenance import provenance
 from tscode_yolo.study.storage import write_json, write_whole
 
@@ -118,11 +118,11 @@ def graft(
     if not str(model).endswith((".yaml", ".yml")):
         raise ValueError(f"model={model}: expected a model YAML; the new head starts fresh")
     if data:
-        check_det_dataset(data)
+        data_yaml(data)
     files = find_images([Path(str(f)).expanduser() for f in as_list(images)])
     where = select_device("" if device is None else str(device), verbose=False)
     init_seeds(seed)
-    teacher = load_checkpoint(str(source))[0].float()
+    teacher = checkpoint(source, "weights").float()
     student: Any = DetectionModel(model, nc=len(teacher.names), verbose=False)
     pair = Pair(teacher.to(where), student.to(where))
     lines = pair.account.lines(source.name)

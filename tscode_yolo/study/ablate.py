@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ultralytics.nn.tasks import yaml_model_load
 
 from tscode_yolo.study.arguments import OWN_KEYS, existing, take, unknown
 from tscode_yolo.study.compare import carry_out
+from tscode_yolo.study.jobs import BEGUN
+from tscode_yolo.study.loading import model_yaml
 from tscode_yolo.study.plan import Arm, make_study, resolve_model
 from tscode_yolo.study.profile import quiet_host
-from tscode_yolo.study.storage import write_whole
+from tscode_yolo.study.storage import sole_owner, write_whole
 
 DEFAULT_BASE = "yolo11n-tscode.yaml"
 ARGUMENTS = {
@@ -73,7 +74,8 @@ def main(args: dict[str, Any]) -> int:
     default = f"runs/study/ablate-{Path(str(ours['grid'])).stem}-{Path(base).stem}"
     out = Path(ours.get("out") or default).absolute()
     with quiet_host():
-        arms, layout = write_arms(base, rows, out / "models")
+        with sole_owner(out, patience=2.0):
+            arms, layout = write_arms(base, rows, out / "models")
         study = make_study("ablate", arms, {**ours, "out": str(out)}, theirs)
     return carry_out(study, ours, theirs, layout)
 
@@ -123,13 +125,13 @@ def write_arms(base: str, rows: list[dict[str, Any]], folder: Path) -> tuple[lis
     Args:
         base: model YAML whose ``tscode:`` mapping the options change.
         rows: of `read_grid`; the first is the baseline.
-        folder: for the YAMLs.
+        folder: for the YAMLs; ``runs/`` is beside it. A YAML no run has begun with may still be corrected.
 
     Returns:
         One arm for each different row, and for every row its label and its arm's name.
 
     Raises:
-        ValueError: the folder holds other models: those of a study that may still be running.
+        ValueError: the folder holds other models, those of runs that have begun.
     """
     content = scaled(base)
     arms: list[Arm] = []
@@ -145,7 +147,8 @@ def write_arms(base: str, rows: list[dict[str, Any]], folder: Path) -> tuple[lis
                 options = {**(content.get("tscode") or {}), **row["options"]}
                 file = folder / f"{name}.yaml"
                 text = yaml.safe_dump({**content, "tscode": options}, sort_keys=False)
-                if file.is_file() and file.read_text(encoding="utf-8") != text:
+                changed = file.is_file() and file.read_text(encoding="utf-8") != text
+                if changed and any(f for b in BEGUN for f in folder.parent.glob(f"runs/*/{name}/seed*/{b}")):
                     raise ValueError(
                         f"out=: {folder.name}/{file.name} is of a study with another grid or base; choose another "
                         "out=, or delete that folder and the runs it was for"
@@ -158,7 +161,7 @@ def write_arms(base: str, rows: list[dict[str, Any]], folder: Path) -> tuple[lis
 
 def scaled(model: str) -> dict[str, Any]:
     """Content of a model YAML with only the scale that its name asks for, so that no letter is needed any more."""
-    content = {k: v for k, v in yaml_model_load(resolve_model(model)).items() if k != "yaml_file"}
+    content = model_yaml(resolve_model(model), "base")
     scale = content.pop("scale", "")
     if scale and isinstance(content.get("scales"), dict) and scale in content["scales"]:
         content["scales"] = {scale: content["scales"][scale]}

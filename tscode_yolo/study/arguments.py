@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from ultralytics.cfg import DEFAULT_CFG_DICT
 from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
 
@@ -82,7 +83,7 @@ def take(args: dict[str, Any], known: Iterable[str], required: Iterable[str] = (
         if key in MANAGED:
             raise ValueError(f"{key}=: not an argument of a study; {MANAGED[key]}")
         if key not in DEFAULT_CFG_DICT:
-            raise ValueError(unknown(key, [*known, *(k for k in DEFAULT_CFG_DICT if k not in MANAGED)]))
+            raise ValueError(unknown(key, known, [k for k in DEFAULT_CFG_DICT if k not in MANAGED]))
     return ours, theirs
 
 
@@ -94,10 +95,11 @@ def take_only(args: dict[str, Any], known: Iterable[str], required: Iterable[str
     return take(args, known, required)[0]
 
 
-def unknown(key: str, valid: Sequence[str]) -> str:
-    """Message for an argument nobody knows: the closest valid one, or all of them."""
-    close = difflib.get_close_matches(key, valid, n=1)
-    return f"{key}=: unknown argument; " + (f"did you mean {close[0]}=?" if close else f"valid: {', '.join(valid)}")
+def unknown(key: str, valid: Sequence[str], host: Sequence[str] = ()) -> str:
+    """Message for an argument nobody knows: the closest valid one, or all of ours (the host has a hundred more)."""
+    close = difflib.get_close_matches(key, [*valid, *host], n=1)
+    every = f"valid: {', '.join(valid)}" + (", and the train arguments of the host" if host else "")
+    return f"{key}=: unknown argument; " + (f"did you mean {close[0]}=?" if close else every)
 
 
 def as_list(value: Any) -> list[Any]:
@@ -166,7 +168,44 @@ def one_of(key: str, value: Any, valid: Sequence[str]) -> str:
     """
     if value in valid:
         return str(value)
-    raise ValueError(f"{key}={value!r}: expected one of {', '.join(valid)}")
+    spelt = {v.lower(): v for v in valid}
+    close = difflib.get_close_matches(str(value).lower(), list(spelt), n=1)
+    hint = f"; did you mean {spelt[close[0]]}?" if close else ""
+    raise ValueError(f"{key}={value!r}: expected one of {', '.join(valid)}{hint}")
+
+
+def as_side(value: Any) -> int:
+    """Side of a square input in pixels: the host would round others up, and train on another size than it was told.
+
+    Raises:
+        ValueError: no multiple of 32.
+    """
+    side = as_count("imgsz", value, 32)
+    if side % 32:
+        raise ValueError(
+            f"imgsz={side}: expected a multiple of 32, the nearest are {side // 32 * 32} and {-(-side // 32) * 32}"
+        )
+    return side
+
+
+def as_device(value: Any) -> torch.device:
+    """A device of torch: ``cpu``, ``mps``, ``cuda:1``, or a GPU's number. Unlike the host's it changes no environment.
+
+    Raises:
+        ValueError: no device's name, or a GPU that is not here.
+    """
+    name = f"cuda:{value}" if str(value).isdigit() else str(value)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device={value}: expected cpu, mps, or the number of a GPU") from None
+    if device.type == "cuda" and (device.index or 0) >= (here := torch.cuda.device_count()):
+        raise ValueError(
+            f"device={value}: expected one of {here} GPUs, counted from 0; give device=cpu"
+            if here
+            else f"device={value}: expected a GPU, torch sees none; give device=cpu"
+        )
+    return device
 
 
 def as_effect(value: Any) -> float:

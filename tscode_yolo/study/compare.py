@@ -22,7 +22,7 @@ from tscode_yolo.study.jobs import write_jobs
 from tscode_yolo.study.plan import Arm, Study, make_study, resolve_model, warm_label_caches
 from tscode_yolo.study.profile import pytorch_latency, quiet_host
 from tscode_yolo.study.progress import Progress
-from tscode_yolo.study.provenance import provenance
+from tscode_yolo.study.provenance import cores, provenance
 from tscode_yolo.study.report import verdict, write_report
 from tscode_yolo.study.results import SCHEMA, analyse, collect
 from tscode_yolo.study.start import model_hash, untrained
@@ -67,6 +67,7 @@ def carry_out(
         folders = write_jobs(study)
         todo = [f for f in folders if outcome(f) != "done"]
         console.print(f"{len(folders)} runs, {len(folders) - len(todo)} already done; folder {study.out.name}")
+        costs(study, latency=False)  # now, so that what cannot be counted is known before anything is trained
         states = run_jobs(study, todo, ours, theirs, console) if todo else {}
         runs, missing = collect(study, states)
         results = {**describe(study), "missing": missing, "cost": costs(study, latency)}
@@ -90,8 +91,7 @@ def run_jobs(
     """Hand the jobs to the engine the user chose, under a live table."""
     engine, workers, threads, cpus, gpus = engine_arguments(ours)
     names = {f: f"{f.parent.parent.name}, {f.parent.name}, {f.name}" for f in todo}
-    if workers > 1 or engine == "ray":
-        warm_label_caches(study)
+    warm_label_caches(study)
     parallel = workers if engine == "local" else len(todo)
     with Progress(names, parallel, study.train["epochs"], console) as progress:
         if engine == "ray":
@@ -106,9 +106,15 @@ def engine_arguments(ours: dict[str, Any]) -> tuple[str, int, int | None, float,
     Raises:
         ValueError: one of them makes no sense.
     """
-    return (
+    engine, workers = (
         one_of("engine", ours.get("engine", "local"), ("local", "ray")),
         as_count("workers", ours.get("workers", 1)),
+    )
+    if engine == "local" and workers > (here := len(cores())):
+        raise ValueError(f"workers={workers}: expected at most one a core, got {here} cores; lower workers=")
+    return (
+        engine,
+        workers,
         as_count("threads", ours["threads"]) if "threads" in ours else None,
         as_number("cpus", ours.get("cpus", 1)),
         as_number("gpus", ours.get("gpus", 0)),
@@ -141,12 +147,17 @@ def describe(study: Study) -> dict[str, Any]:
 def costs(study: Study, latency: bool = True) -> dict[str, dict[str, Any]]:
     """Parameters, GFLOPs and latency ratio of each arm, kept in ``cost.json`` with what they were measured of.
 
+    A damaged ``cost.json`` is made again.
+
     Args:
         study: as settled.
         latency: measure it; off, only what is counted.
     """
     file, imgsz = study.out / "cost.json", int(study.train.get("imgsz", 640))
-    kept = read_json(file) or {}
+    try:
+        kept = read_json(file) or {}
+    except ValueError:
+        kept = {}
     nc = len(study.datasets[0].names)
     nets = {a.name: untrained(a.model, nc) for a in study.arms}
     hashes = {a.name: model_hash(a.model) for a in study.arms}

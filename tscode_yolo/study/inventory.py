@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ultralytics.data.utils import IMG_FORMATS, check_det_dataset, img2label_paths
+from ultralytics.data.utils import IMG_FORMATS, img2label_paths
+
+from tscode_yolo.study.loading import data_yaml
 
 SPLITS = ("train", "val", "test")
 
@@ -48,9 +50,9 @@ def read_dataset(data: str | Path) -> DataSet:
 
     Raises:
         FileNotFoundError: the host cannot find the YAML, or a split that it names.
-        ValueError: train or val is missing or empty.
+        ValueError: no data YAML, or train or val is missing or empty.
     """
-    info = check_det_dataset(str(data))
+    info = data_yaml(data)
     yaml = Path(info.get("yaml_file") or data).absolute()
     images = {s: tuple(_image_files(info[s])) for s in SPLITS if info.get(s)}
     for split in ("train", "val"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,12 +11,12 @@ from typing import Any
 
 from ultralytics.cfg import DEFAULT_CFG_DICT, get_cfg
 from ultralytics.data import build_yolo_dataset
-from ultralytics.data.utils import check_det_dataset
-from ultralytics.nn.tasks import load_checkpoint, yaml_model_load
+from ultralytics.nn.tasks import yaml_model_load
 
-from tscode_yolo.study.arguments import as_count, as_effect, as_list, as_seeds, one_of, weights_file
+from tscode_yolo.study.arguments import as_count, as_device, as_effect, as_list, as_seeds, as_side, one_of, weights_file
 from tscode_yolo.study.detects import refusal
 from tscode_yolo.study.inventory import DataSet, read_dataset, require_unseen
+from tscode_yolo.study.loading import checkpoint, data_yaml, model_yaml
 from tscode_yolo.study.start import is_checkpoint, transfer_body, untrained
 
 OPTIMIZERS = ("auto", "SGD", "MuSGD", "RMSProp", *(ADAM := ("Adam", "AdamW", "Adamax", "NAdam", "RAdam")))
@@ -89,6 +90,11 @@ def make_study(kind: str, arms: Sequence[Arm], ours: dict[str, Any], theirs: dic
         ValueError: arguments that would make the comparison unfair or that make no sense.
         FileNotFoundError: a file that is not there.
     """
+    out = Path(ours.get("out") or f"runs/study/{arms[-1].name}-vs-{arms[0].name}").expanduser().absolute()
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"out={ours['out']}: expected a folder or a new name, got a file")
+    if len(arms) < 2:
+        raise ValueError("model=: expected two different models at least, got one; every row of a grid is the same")
     datasets = [read_dataset(d) for d in as_list(ours["data"])]
     _require_unique("data", [d.name for d in datasets])
     _require_unique("model", [a.name for a in arms])
@@ -109,7 +115,7 @@ def make_study(kind: str, arms: Sequence[Arm], ours: dict[str, Any], theirs: dic
         last=min(as_count("last", ours.get("last", 5)), train["epochs"]),
         every=as_count("every", ours.get("every", 1)),
         weights=one_of("weights", ours.get("weights", "last"), ("last", "best")),
-        out=Path(ours.get("out") or f"runs/study/{arms[-1].name}-vs-{arms[0].name}").absolute(),
+        out=out,
         confidence=confidence,
     )
     for dataset in datasets:
@@ -156,7 +162,7 @@ def check_arms(study: Study) -> None:
     Raises:
         ValueError: an arm is neither YAML nor checkpoint of a detection model, or `init` does not cover it.
     """
-    source = load_checkpoint(str(study.init))[0] if study.init else None
+    source = checkpoint(study.init, "init") if study.init else None
     for arm in study.arms:
         if is_checkpoint(arm.model):
             if source is None:
@@ -168,7 +174,7 @@ def check_arms(study: Study) -> None:
                 f"{arm.name}: its head starts from {Path(arm.model).name}, as the host loads it (classes by name); "
                 "everything below from init."
             )
-        trained = load_checkpoint(arm.model)[0] if is_checkpoint(arm.model) else None
+        trained = checkpoint(arm.model) if is_checkpoint(arm.model) else None
         model = untrained(arm.model, len(study.datasets[0].names))
         if why := refusal(model if trained is None else trained):
             raise ValueError(f"model={arm.model}: {why}; give a detect YAML or weights")
@@ -177,12 +183,23 @@ def check_arms(study: Study) -> None:
 
 
 def warm_label_caches(study: Study) -> None:
-    """Let the host scan each split's labels once, before several processes would write the same cache at once."""
+    """Let the host scan each split's labels once, before several processes would write the same cache at once.
+
+    Raises:
+        ValueError: a split has no image that the host can use.
+    """
     for dataset in {d.yaml: d for d in [*study.datasets, *(f for f, _ in study.finals.values())]}.values():
-        info = check_det_dataset(str(dataset.yaml))
+        info = data_yaml(dataset.yaml)
         cfg: Any = get_cfg(overrides={"imgsz": study.train.get("imgsz", 640), "task": "detect"})
         for split in dataset.images:
-            build_yolo_dataset(cfg, info[split], study.train["batch"], info, mode="val")
+            try:
+                build_yolo_dataset(cfg, info[split], study.train["batch"], info, mode="val")
+            except RuntimeError as e:
+                why = re.search("ignoring corrupt.*", str(e))
+                raise ValueError(
+                    f"data={dataset.name}: expected images the host can use under '{split}:', got none"
+                    + (f"; of the first it says: {why[0]}" if why else "")
+                ) from e
 
 
 def resolve_model(name: str) -> str:
@@ -198,22 +215,28 @@ def resolve_model(name: str) -> str:
     try:
         yaml_model_load(here)
     except FileNotFoundError:
-        return name
+        here = name
+    model_yaml(here)
     return here
 
 
 def _train_arguments(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
     """The host's arguments of every run, but for the optimiser; the device is left to the engine."""
     batch = theirs.get("batch", DEFAULT_CFG_DICT["batch"])
-    if not (isinstance(batch, int) and batch >= 1):
+    if not (isinstance(batch, int) and not isinstance(batch, bool) and batch >= 1):
         raise ValueError(f"batch={batch!r}: expected a whole number >= 1; a batch found by memory may differ by head")
     if len(as_list(theirs.get("device"))) > 1 and ours.get("workers", 1) == 1:
         raise ValueError("device=: expected one device a run; with workers=N a list is dealt out to the processes")
+    for device in as_list(theirs.get("device")) if ours.get("engine", "local") == "local" else ():
+        as_device(device)
     train = {k: v for k, v in theirs.items() if k != "device"}  # where a run takes place does not decide what it is
     train |= {"epochs": as_count("epochs", ours.get("epochs", DEFAULT_CFG_DICT["epochs"])), "batch": batch}
     train |= {"deterministic": True, "patience": 0, "plots": False, "val": True, "save": True, "pretrained": False}
     train |= {"workers": as_count("loader_workers", ours.get("loader_workers", DEFAULT_CFG_DICT["workers"]), 0)}
-    as_count("imgsz", train.get("imgsz", DEFAULT_CFG_DICT["imgsz"]), 32)
+    as_side(train.get("imgsz", DEFAULT_CFG_DICT["imgsz"]))
+    one_of("cache", str(train.get("cache", False)).lower(), ("true", "false", "ram", "disk"))
+    for layer in as_list(train.get("freeze")):
+        as_count("freeze", layer, 0)
     try:
         get_cfg(overrides={k: v for k, v in train.items() if k != "optimizer"})
     except (TypeError, ValueError) as e:  # the host's words, before the first run rather than in each

@@ -22,25 +22,37 @@ from torch import Tensor, nn
 from ultralytics import YOLO
 from ultralytics.cfg import get_cfg
 from ultralytics.nn.autobackend import AutoBackend
-from ultralytics.nn.tasks import DetectionModel, load_checkpoint, yaml_model_load
+from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import LOGGER
 
 from tscode_yolo.study import flops
-from tscode_yolo.study.arguments import as_count, as_list, one_of, take_only
+from tscode_yolo.study.arguments import as_count, as_device, as_list, as_side, one_of, take_only, weights_file
 from tscode_yolo.study.detects import refusal
 from tscode_yolo.study.latency import timed
+from tscode_yolo.study.loading import checkpoint, model_yaml
 from tscode_yolo.study.profile_tables import show
 from tscode_yolo.study.provenance import provenance
 from tscode_yolo.study.storage import write_json
 from tscode_yolo.study.training import loss_cost, training_cost
 
-KEYS = ("model", "baseline", "imgsz", "formats", "json", "nc", "device", "rounds", "batches", "train_batch")
 FORMATS = {"pytorch": (), "onnx": ("onnx", "onnxruntime"), "openvino": ("openvino",)}  # format -> modules it needs
+ARGUMENTS = {
+    "model": "YAML or checkpoint of a detection model",
+    "baseline": "another one, measured in turns with it, for the ratios",
+    "imgsz": "side of the square input in pixels, a multiple of 32; 640",
+    "formats": f"{', '.join(FORMATS)}; pytorch. One whose packages are missing is reported as skipped",
+    "json": "file to keep the numbers in",
+    "nc": "number of classes of models built from YAML; theirs",
+    "device": "cpu, mps or a GPU's number; the first GPU if there is one",
+    "rounds": "of timing; 30",
+    "batches": "batch sizes of the latencies; 1,8",
+    "train_batch": "batch size of the training step; 4",
+}
 
 
 def main(args: dict[str, Any]) -> int:
     """Run the verb: print the tables, write ``json=FILE`` if asked."""
-    given = take_only(args, KEYS, required=("model",))
+    given = take_only(args, ARGUMENTS, required=("model",))
     file = given.pop("json", None)
     report = profile(**given)
     console = Console()
@@ -84,18 +96,21 @@ def profile(
         ValueError: an argument that makes no sense, or a model that does not detect.
     """
     wanted = [one_of("formats", f, tuple(FORMATS)) for f in as_list(formats)]
-    as_count("imgsz", imgsz, 32)
-    if imgsz % 32:
-        raise ValueError(f"imgsz={imgsz}: expected a multiple of 32")
+    if not wanted:
+        raise ValueError(f"formats=: expected one or more of {', '.join(FORMATS)}")
+    as_side(imgsz)
     as_count("rounds", rounds, 2)
-    as_count("train_batch", train_batch)
-    where = _device(device)
+    if as_count("train_batch", train_batch) == 1 and imgsz < 128:
+        raise ValueError(f"train_batch=1: expected 2 or more at imgsz={imgsz}, for a norm needs more than one value")
+    if nc is not None:
+        as_count("nc", nc)
+    where = as_device("cuda:0" if torch.cuda.is_available() else "cpu") if device is None else as_device(device)
+    sizes = [as_count("batches", b) for b in as_list(batches)]
     names = [Path(n).stem for n in (model, baseline) if n]
     if baseline and names[0] == names[1]:
         names[1] += " (baseline)"
     nets = {n: load(f, nc).to(where) for n, f in zip(names, (model, baseline), strict=False) if f}
     report = _head_of_report(nets, names, imgsz, where)
-    sizes = [as_count("batches", b) for b in as_list(batches)]
     if "pytorch" in wanted:
         report["latency"] += pytorch_latency(nets, imgsz, sizes, where, rounds)
     for fmt in (f for f in wanted if f != "pytorch"):
@@ -106,16 +121,6 @@ def profile(
     report["training"] = training_cost(nets, imgsz, train_batch, where, max(rounds // 3, 6))
     report["loss"] = loss_cost(nets, imgsz, train_batch, where, max(rounds // 3, 6))
     return {**report, "provenance": provenance()}
-
-
-ARGUMENTS = profile  # for `tscode profile help`
-
-
-def _device(device: str | int | None) -> torch.device:
-    """The device asked for (``0`` and ``"0"`` are the first GPU), or CUDA if there is one, or the CPU."""
-    if device is None:
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    return torch.device(f"cuda:{device}" if str(device).isdigit() else str(device))
 
 
 def _head_of_report(
@@ -142,13 +147,10 @@ def load(name: str, nc: int | None = None) -> DetectionModel:
         ValueError: it is a model of another task.
     """
     if name.endswith((".yaml", ".yml")):
-        if not {"backbone", "head"} <= set(yaml_model_load(name)):
-            raise ValueError(
-                f"{name}: expected a model YAML with backbone and head, got none; give a detect YAML or weights"
-            )
+        model_yaml(name)
         net: Any = DetectionModel(name, nc=nc, verbose=False)
     else:
-        net = load_checkpoint(name)[0].float()
+        net = checkpoint(weights_file("model", name)).float()
     if why := refusal(net):
         raise ValueError(f"{name}: {why}; give a detect YAML or weights")
     net.args = get_cfg()

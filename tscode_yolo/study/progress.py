@@ -16,6 +16,7 @@ from rich.text import Text
 from tscode_yolo.study.storage import read_json
 
 SHOWN = 24  # rows of a table; finished and waiting runs beyond it are only counted
+JUDGING = 0.5  # epochs' worth of time that a run takes at the least: it is judged when its epochs are done
 PRINT_S = 60.0  # between lines when nobody looks at a terminal
 
 
@@ -94,7 +95,7 @@ def time_left(
     if not paces:
         return None
     open_runs = [f for f, s in states.items() if s in ("waiting", "running")]
-    todo = sum(epochs - reports[f].get("epoch", 0) for f in open_runs)
+    todo = sum(max(epochs - reports[f].get("epoch", 0), JUDGING) for f in open_runs)
     return todo * sum(paces) / len(paces) / max(1.0, min(parallel, len(open_runs)))
 
 

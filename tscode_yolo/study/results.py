@@ -118,6 +118,10 @@ def fairness(study: Study, runs: list[dict[str, Any]]) -> dict[str, Any]:
         counts["same_batches"] += same
         if not same:
             remarks.append(f"{dataset}, {arm}, seed {seed}: not the baseline's batches in every epoch.")
+    for dataset, arm in itertools.product([d.name for d in study.datasets], [baseline, *others]):
+        seen = [r["history"][0]["batches"] for r in _of(runs, dataset, arm) if r["history"]]
+        if len(set(seen)) < len(seen):
+            remarks.append(f"{dataset}, {arm}: seeds saw the same batches, so that the intervals are too narrow.")
     if counts["same_start"] < counts["pairs"]:
         remarks.append(
             "Weights below the head differ between arms at the start: the bodies differ, or init is missing."

@@ -15,7 +15,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from tscode_yolo.study.storage import read_json, sole_owner, write_json
+from tscode_yolo.study.storage import read_json, sole_owner, without_folders, write_json
 
 ORPHAN_CHECK_S = 1.0
 
@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
             (folder / "error.json").unlink(missing_ok=True)
     except Exception as e:
         traceback.print_exc()
-        error = f"{type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}"
+        error = f"{type(e).__name__}: {without_folders(str(e).splitlines()[0]) if str(e) else ''}"
         write_json(folder / "error.json", {"error": error, "traceback": traceback.format_exc()})
         return 1
     return 0

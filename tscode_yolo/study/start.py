@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from ultralytics.nn.tasks import DetectionModel, load_checkpoint, yaml_model_load
+from ultralytics.nn.tasks import DetectionModel
+
+from tscode_yolo.study.loading import checkpoint, model_yaml
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
@@ -41,13 +43,12 @@ def model_hash(model: str) -> str:
     """Hash of a checkpoint, or of a model YAML's content as the host reads it (with its scale), wherever it lies."""
     if is_checkpoint(model):
         return file_hash(Path(model))
-    content = {k: v for k, v in yaml_model_load(model).items() if k != "yaml_file"}
-    return hashlib.sha256(repr(sorted(content.items(), key=lambda kv: kv[0])).encode()).hexdigest()
+    return hashlib.sha256(repr(sorted(model_yaml(model).items(), key=lambda kv: kv[0])).encode()).hexdigest()
 
 
 def untrained(model: str, nc: int) -> DetectionModel:
     """The model of a YAML or of a checkpoint for `nc` classes, with random weights."""
-    return DetectionModel(load_checkpoint(model)[0].yaml if is_checkpoint(model) else model, nc=nc, verbose=False)
+    return DetectionModel(checkpoint(model).yaml if is_checkpoint(model) else model, nc=nc, verbose=False)
 
 
 def weights_of(model: nn.Module) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,9 @@ try:
     import fcntl
 except ImportError:  # Windows has no flock: the guard against two processes in one run folder is off there
     fcntl = None  # type: ignore[assignment]
+
+_PART = r"[/\\][^/\\\s'\":,]+"
+ABSOLUTE = re.compile(rf"(?<![\w./])(?:[A-Za-z]:)?(?:{_PART})*?(?P<last>(?:{_PART}){{2}})(?![/\\\w])")
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
@@ -52,7 +56,8 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         return None
     except json.JSONDecodeError as e:
-        raise ValueError(f"{path.name}: expected JSON, got {e}; restore the file or delete {path.parent.name}/") from e
+        folder = "/".join(path.parent.parts[-3:])
+        raise ValueError(f"{path.name}: expected JSON, got {e}; restore it, or delete the folder {folder}") from e
 
 
 @contextmanager
@@ -81,6 +86,11 @@ def sole_owner(folder: Path, patience: float = 30.0) -> Iterator[None]:
                     ) from e
                 time.sleep(0.2)
         yield
+
+
+def without_folders(text: str) -> str:
+    """A message with each absolute path cut to its last two parts: enough to know the file, not the machine."""
+    return ABSOLUTE.sub(lambda found: found["last"].strip("/\\"), text)
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -19,11 +19,12 @@ from typing import Any
 import torch
 from torch import nn
 from ultralytics.models.yolo.detect import DetectionTrainer
-from ultralytics.nn.tasks import DetectionModel, load_checkpoint
+from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import LOGGER
 from ultralytics.utils.torch_utils import strip_optimizer, unwrap_model
 
 from tscode_yolo.study.evaluation import HOST_KEYS, StudyValidator
+from tscode_yolo.study.loading import checkpoint
 from tscode_yolo.study.start import (
     body_fingerprint,
     epoch_seed,
@@ -96,14 +97,26 @@ class StudyTrainer(DetectionTrainer):
             ValueError: `init` does not cover everything below the head.
         """
         seed_everything(self.args.seed, -1)
-        head = load_checkpoint(self.args.model)[0] if is_checkpoint(str(self.args.model)) else None
+        head = checkpoint(self.args.model) if is_checkpoint(str(self.args.model)) else None
         model = super().get_model(cfg, head, verbose=False)
         if self.study_init:
-            source, _ = load_checkpoint(self.study_init)
+            source = checkpoint(self.study_init, "init")
             moved, total = transfer_body(source, model)
             LOGGER.info(f"init: {moved} of {total} tensors below the head from {Path(self.study_init).name}")
         self.body = body_fingerprint(model)
         return model
+
+    def get_dataloader(self, dataset_path: str, batch_size: int = 16, rank: int = 0, mode: str = "train") -> Any:
+        """The host's loader; if it has processes, their order and random state come from the run's seed.
+
+        Some hosts (8.4.0) seed loaders with a constant: every seed of a study would see the same batches. Without
+        processes `start_epoch_fairly` sees to it.
+        """
+        loader = super().get_dataloader(dataset_path, batch_size, rank, mode)
+        if mode == "train" and loader.num_workers:
+            loader.generator.manual_seed(epoch_seed(self.args.seed, -1))
+            loader.reset()
+        return loader
 
     def get_validator(self) -> StudyValidator:
         """The host's validator, which also gives COCO's AP."""

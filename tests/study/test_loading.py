@@ -1,0 +1,41 @@
+"""What a user names and the host cannot read is one clear error."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import torch
+
+from tscode_yolo.study.loading import checkpoint, data_yaml, model_yaml
+
+
+def test_a_file_that_is_no_checkpoint_is_refused_by_name(tmp_path):
+    for content in (b"", b"hello", pickle.dumps([1])):
+        (tmp_path / "w.pt").write_bytes(content)
+        with pytest.raises(ValueError, match=r"init=w\.pt: expected a checkpoint that Ultralytics saved"):
+            checkpoint(tmp_path / "w.pt", "init")
+    torch.save([1], tmp_path / "w.pt")
+    with pytest.raises(ValueError, match="fetch or save it again"):
+        checkpoint(tmp_path / "w.pt")
+    with pytest.raises(FileNotFoundError):
+        checkpoint(tmp_path / "none.pt")
+
+
+@pytest.mark.parametrize("content", ["", "names: [a]\n", "backbone: []\n", "backbone: 3\nhead: 4\n"])
+def test_a_yaml_of_something_else_is_no_model(tmp_path, content):
+    (tmp_path / "m.yaml").write_text(content)
+    with pytest.raises(ValueError, match=r"base=m\.yaml: expected a model YAML with backbone and head, got no"):
+        model_yaml(str(tmp_path / "m.yaml"), "base")
+
+
+def test_a_model_yaml_keeps_its_scale_and_not_its_place():
+    content = model_yaml("yolo11s-tscode.yaml")
+    assert content["scale"] == "s"
+    assert "yaml_file" not in content
+
+
+def test_a_data_yaml_without_a_split_is_refused_by_name(tmp_path):
+    (tmp_path / "d.yaml").write_text("path: .\ntrain: images\nnames: [a]\n")
+    with pytest.raises(ValueError, match=r"data=d\.yaml: .*'val:' key missing$"):
+        data_yaml(tmp_path / "d.yaml")

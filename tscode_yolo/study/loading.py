@@ -1,0 +1,66 @@
+"""Reading what a user names: weights, model YAMLs, data YAMLs. What the host cannot read is one clear ValueError."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ultralytics.data.utils import check_det_dataset
+from ultralytics.nn.tasks import load_checkpoint, yaml_model_load
+
+
+def checkpoint(file: str | Path, key: str = "model") -> Any:
+    """The network in a checkpoint, on the CPU, as the host loads it.
+
+    Args:
+        file: the ``.pt``.
+        key: argument that named it, for the message.
+
+    Raises:
+        ValueError: no checkpoint of the host's, or a damaged one.
+        FileNotFoundError: there is none.
+    """
+    try:
+        return load_checkpoint(str(file))[0]
+    except (OSError, ImportError):  # these say themselves what is missing
+        raise
+    except Exception as e:  # unpickling a file of somebody else's may raise anything
+        raise ValueError(
+            f"{key}={Path(file).name}: expected a checkpoint that Ultralytics saved, got a file it cannot load "
+            f"({type(e).__name__}: {_one_line(e)}); fetch or save it again"
+        ) from e
+
+
+def model_yaml(name: str, key: str = "model") -> dict[str, Any]:
+    """Content of a model YAML as the host finds and reads it, with its ``scale`` and without the file's place.
+
+    Raises:
+        ValueError: no YAML of a model.
+        FileNotFoundError: there is none.
+    """
+    content = {k: v for k, v in yaml_model_load(name).items() if k != "yaml_file"}
+    if missing := [k for k in ("backbone", "head") if not isinstance(content.get(k), list)]:
+        raise ValueError(
+            f"{key}={Path(name).name}: expected a model YAML with backbone and head, got no {' and no '.join(missing)};"
+            " give a detect YAML or weights"
+        )
+    return content
+
+
+def data_yaml(data: str | Path) -> dict[str, Any]:
+    """A data YAML as the host resolves it.
+
+    Raises:
+        ValueError: a key is missing, or it is no data YAML at all.
+        FileNotFoundError: it, or a folder it names, is not there.
+    """
+    try:
+        return check_det_dataset(str(data))
+    except SyntaxError as e:  # the host's word for missing keys
+        raise ValueError(f"data={Path(data).name}: {_one_line(e)}") from None
+
+
+def _one_line(error: BaseException) -> str:
+    """The first line of a message, without the host's icons."""
+    line = (str(error).strip() or "no message").splitlines()[0]
+    return line.encode("ascii", "ignore").decode().replace("ERROR", "").strip(" .")
