@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -110,6 +111,15 @@ def test_batches_count_what_cannot_be_read(folder, tmp_path):
     (tmp_path / "a.png").write_bytes(b"")
     with pytest.raises(ValueError, match="none of 1 files could be read as an image"):
         next(batches(find_images([tmp_path]), 64, 2, 0, seed=0))
+
+
+def test_one_readable_image_among_others_is_enough(folder, tmp_path):
+    for name in "abc":
+        (tmp_path / f"{name}.png").write_bytes(b"")
+    shutil.copy(next((folder / "deeper").iterdir()), tmp_path)
+    for seed in range(8):  # by chance it comes late, or is left out of a round's last, short batch
+        source = batches(find_images([tmp_path]), 64, 3, 0, seed=seed)
+        assert all(next(source)[0].shape[0] == 1 for _ in range(3))
 
 
 def test_fewer_images_than_a_batch_are_seen_more_than_once(folder):
@@ -277,6 +287,8 @@ def test_a_stopped_fit_keeps_what_was_learnt(teacher, student, folder, tmp_path,
         ({"steps": 0}, "steps=0: expected a whole number >= 1"),
         ({"steps": None, "minutes": -1}, "minutes=-1: expected a number above 0"),
         ({"out": "grafted.onnx"}, r"expected a name that ends in \.pt"),
+        ({"workers": "abc"}, "workers='abc'"),
+        ({"workers": -1}, "workers=-1"),
         ({"model": "yolo11n-tscode.pt"}, "expected a model YAML"),
         ({"model": "yolo11n.yaml"}, "expected a YAML with a TSCODEDetect head, got Detect"),
         ({"model": "yolo11n-tscode.yaml"}, "different backbones or necks: .* Take the same family and scale"),
@@ -290,6 +302,12 @@ def test_arguments_that_do_not_fit_are_refused_before_anything_is_written(
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         graft(**given, verbose=False)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_is_no_place_for_the_checkpoint(teacher, student, folder, tmp_path):
+    (tmp_path / "g.pt").mkdir()
+    with pytest.raises(ValueError, match="expected a file or a new name, got a folder"):
+        graft(str(teacher), student, str(folder), steps=1, imgsz=96, out=str(tmp_path / "g.pt"), verbose=False)
 
 
 def test_the_stock_weights_are_not_written_over(teacher, student, folder):

@@ -115,6 +115,9 @@ def graft(
         raise ValueError(f"imgsz={imgsz}: expected a multiple of 32")
     if target.suffix != ".pt":
         raise ValueError(f"out={target}: expected a name that ends in .pt")
+    if target.is_dir():
+        raise ValueError(f"out={target}: expected a file or a new name, got a folder")
+    workers = as_count("workers", workers, 0)
     if not str(model).endswith((".yaml", ".yml")):
         raise ValueError(f"model={model}: expected a model YAML; the new head starts fresh")
     if data:

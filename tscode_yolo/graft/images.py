@@ -28,7 +28,8 @@ def find_images(folders: list[Path]) -> list[Path]:
     """
     for folder in folders:
         if not folder.is_dir():
-            raise FileNotFoundError(f"images={folder}: expected a folder of images, got none of that name")
+            got = "a file" if folder.exists() else "none of that name"
+            raise FileNotFoundError(f"images={folder}: expected a folder of images, got {got}")
     found = sorted({p for f in folders for p in f.rglob("*") if p.suffix[1:].lower() in IMG_FORMATS})
     if not found:
         raise ValueError(
@@ -69,19 +70,21 @@ def batches(files: list[Path], imgsz: int, batch: int, workers: int, seed: int) 
     """Batches (B, 3, imgsz, imgsz) without end, each with the number of files in it that could not be read.
 
     Raises:
-        ValueError: a whole round over the files without one readable image.
+        ValueError: none of the files is an image.
     """
     generator = torch.Generator().manual_seed(seed)
     data = Views(files, imgsz)
-    unreadable_in_a_row = 0
     while True:
+        seen = False
         sampler = RandomSampler(data, num_samples=max(len(files), batch), generator=generator, replacement=False)
         for images in DataLoader(
             data, batch, sampler=sampler, num_workers=workers, collate_fn=list, drop_last=True, generator=generator
         ):
             good = [i for i in images if i is not None]
-            unreadable_in_a_row = 0 if good else unreadable_in_a_row + len(images)
-            if unreadable_in_a_row >= len(files):
-                raise ValueError(f"images=: none of {len(files)} files could be read as an image")
             if good:
+                seen = True
                 yield torch.stack(good), len(images) - len(good)
+        if not seen and all(
+            view is None for view in map(data.__getitem__, range(len(data)))
+        ):  # a round leaves some out
+            raise ValueError(f"images=: none of {len(files)} files could be read as an image")
