@@ -23,7 +23,7 @@ from tscode_yolo import register
 from tscode_yolo.graft.fit import Budget, fit
 from tscode_yolo.graft.images import batches, find_images
 from tscode_yolo.graft.pair import Pair
-from tscode_yolo.study.arguments import as_count, as_list, as_number, take_only, weights_file
+from tscode_yolo.study.arguments import as_count, as_list, as_number, as_side, take_only, weights_file
 from tscode_yolo.study.loading import checkpoint, data_yaml
 from tscode_yolo.study.provenance import provenance
 from tscode_yolo.study.storage import write_json, write_whole
@@ -108,11 +108,9 @@ def graft(
     if target.resolve() == source.resolve():
         raise ValueError(f"out={target}: expected another file than weights=, which would be lost")
     budget = _budget(minutes, steps)
-    imgsz, batch, seed = as_count("imgsz", imgsz, 96), as_count("batch", batch), as_count("seed", seed, 0)
+    imgsz, batch, seed = as_side(imgsz, 96), as_count("batch", batch), as_count("seed", seed, 0)
     if as_number("lr", lr) == 0:
         raise ValueError("lr=0: expected a rate above 0")
-    if imgsz % 32:
-        raise ValueError(f"imgsz={imgsz}: expected a multiple of 32")
     if target.suffix != ".pt":
         raise ValueError(f"out={target}: expected a name that ends in .pt")
     if target.is_dir():

@@ -84,7 +84,6 @@ def batches(files: list[Path], imgsz: int, batch: int, workers: int, seed: int) 
             if good:
                 seen = True
                 yield torch.stack(good), len(images) - len(good)
-        if not seen and all(
-            view is None for view in map(data.__getitem__, range(len(data)))
-        ):  # a round leaves some out
+        # A round leaves out what fills no batch: only if it had nothing good is each file looked at.
+        if not seen and all(data[i] is None for i in range(len(files))):
             raise ValueError(f"images=: none of {len(files)} files could be read as an image")

@@ -174,13 +174,13 @@ def one_of(key: str, value: Any, valid: Sequence[str]) -> str:
     raise ValueError(f"{key}={value!r}: expected one of {', '.join(valid)}{hint}")
 
 
-def as_side(value: Any) -> int:
+def as_side(value: Any, least: int = 32) -> int:
     """Side of a square input in pixels: the host would round others up, and train on another size than it was told.
 
     Raises:
-        ValueError: no multiple of 32.
+        ValueError: no multiple of 32, or less than `least`.
     """
-    side = as_count("imgsz", value, 32)
+    side = as_count("imgsz", value, least)
     if side % 32:
         raise ValueError(
             f"imgsz={side}: expected a multiple of 32, the nearest are {side // 32 * 32} and {-(-side // 32) * 32}"

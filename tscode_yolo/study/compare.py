@@ -16,13 +16,13 @@ from rich.console import Console
 
 from tscode_yolo.study import flops
 from tscode_yolo.study.arguments import OWN_KEYS, as_count, as_flag, as_list, as_number, one_of, take
-from tscode_yolo.study.engines import outcome, run_local, run_ray
+from tscode_yolo.study.engines import outcome, run_local, run_ray, slots
 from tscode_yolo.study.evaluation import coco_tool
 from tscode_yolo.study.jobs import write_jobs
 from tscode_yolo.study.plan import Arm, Study, make_study, resolve_model, warm_label_caches
 from tscode_yolo.study.profile import pytorch_latency, quiet_host
 from tscode_yolo.study.progress import Progress
-from tscode_yolo.study.provenance import cores, provenance
+from tscode_yolo.study.provenance import provenance
 from tscode_yolo.study.report import verdict, write_report
 from tscode_yolo.study.results import SCHEMA, analyse, collect
 from tscode_yolo.study.start import model_hash, untrained
@@ -106,12 +106,10 @@ def engine_arguments(ours: dict[str, Any]) -> tuple[str, int, int | None, float,
     Raises:
         ValueError: one of them makes no sense.
     """
-    engine, workers = (
-        one_of("engine", ours.get("engine", "local"), ("local", "ray")),
-        as_count("workers", ours.get("workers", 1)),
-    )
-    if engine == "local" and workers > (here := len(cores())):
-        raise ValueError(f"workers={workers}: expected at most one a core, got {here} cores; lower workers=")
+    engine = one_of("engine", ours.get("engine", "local"), ("local", "ray"))
+    workers = as_count("workers", ours.get("workers", 1))
+    if engine == "local":
+        slots(workers, [None])  # refuses more than there are cores
     return (
         engine,
         workers,
