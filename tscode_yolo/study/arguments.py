@@ -20,6 +20,7 @@ OWN_KEYS = {
     "final": "data YAML, one for each of data=, that the last weights are judged on and training never sees",
     "final_split": "train, val (default) or test of final=",
     "out": "folder of runs and report; the same command goes on where it was stopped",
+    "reuse": "results.json of earlier reports, joined by commas: their runs with the same settings are not made again",
     "last": "epochs at the end whose AP is averaged; 5",
     "every": "validate each this many epochs; 1",
     "weights": "last (default) or best, which picks an epoch on the set that is reported, and says so",

@@ -15,10 +15,10 @@ from typing import Any
 from rich.console import Console
 
 from tscode_yolo.study import flops
-from tscode_yolo.study.arguments import OWN_KEYS, as_count, as_flag, as_list, as_number, one_of, take
+from tscode_yolo.study.arguments import OWN_KEYS, as_count, as_flag, as_list, as_number, existing, one_of, take
 from tscode_yolo.study.engines import outcome, run_local, run_ray, slots
 from tscode_yolo.study.evaluation import coco_tool
-from tscode_yolo.study.jobs import write_jobs
+from tscode_yolo.study.jobs import reuse, write_jobs
 from tscode_yolo.study.plan import Arm, Study, make_study, resolve_model, warm_label_caches
 from tscode_yolo.study.profile import pytorch_latency, quiet_host
 from tscode_yolo.study.progress import Progress
@@ -65,6 +65,8 @@ def carry_out(
     console = Console()
     with sole_owner(study.out, patience=2.0), quiet_host():
         folders = write_jobs(study)
+        if files := [existing("reuse", f) for f in as_list(ours.get("reuse"))]:
+            console.print(f"{reuse(folders, files)} runs taken over from {', '.join(f.name for f in files)}")
         todo = [f for f in folders if outcome(f) != "done"]
         console.print(f"{len(folders)} runs, {len(folders) - len(todo)} already done; folder {study.out.name}")
         costs(study, latency=False)  # now, so that what cannot be counted is known before anything is trained

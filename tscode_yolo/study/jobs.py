@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tscode_yolo.study.arguments import existing
 from tscode_yolo.study.plan import Study
 from tscode_yolo.study.start import file_hash, model_hash
 from tscode_yolo.study.storage import read_json, write_json
 
 PATHS = ("model", "data", "init", "final_data")  # may be others when a study has moved; their contents may not
+NAMES = ("arm", "dataset")  # say what is meant, not what is done
 BEGUN = ("result.json", "trained.json", "train/weights/resume.pt")  # one of them is there after the first epoch
 
 
@@ -49,6 +53,69 @@ def write_jobs(study: Study) -> list[Path]:
                 }
                 folders.append(_write_job(study.folder(dataset, arm, seed), job))
     return folders
+
+
+def settings(job: dict[str, Any]) -> dict[str, Any]:
+    """What decides a run's numbers: its job without places and names. A finished run keeps it under this name."""
+    return {k: v for k, v in job.items() if k not in (*PATHS, *NAMES)}
+
+
+def reuse(folders: Sequence[Path], files: Sequence[Path]) -> int:
+    """Take finished runs over from earlier reports, where the settings are this study's: nothing is trained twice.
+
+    Args:
+        folders: of `write_jobs`; those that have a result already are left as they are.
+        files: each a ``results.json``, of any study.
+
+    Returns:
+        How many runs were taken over.
+
+    Raises:
+        ValueError: a file is no ``results.json`` with settings, or no run of it could stand in this study.
+        FileNotFoundError: there is none.
+    """
+    jobs = {f: read_json(f / "job.json") for f in folders}
+    taken = 0
+    for file in files:
+        known = _known_runs(file)
+        found = {f: run for f, job in jobs.items() if (run := known.get(_key(settings(job)))) is not None}
+        if not found:
+            raise ValueError(
+                f"reuse={file.name}: expected a run with the settings of this study, got {len(known)} others; the "
+                f"nearest differs in {', '.join(_nearest([settings(j) for j in jobs.values()], known.values()))}"
+            )
+        for folder, run in found.items():
+            if read_json(folder / "result.json") is None:
+                own = {k: jobs[folder][k] for k in NAMES}
+                write_json(folder / "result.json", {**run, **own, "reused": "/".join(file.absolute().parts[-2:])})
+                taken += 1
+    return taken
+
+
+def _known_runs(file: Path) -> dict[str, dict[str, Any]]:
+    """Runs of a report, by their settings."""
+    content = read_json(existing("reuse", file))
+    runs = content.get("runs") if isinstance(content, dict) else None
+    known = {_key(r["settings"]): r for r in runs or [] if isinstance(r, dict) and "settings" in r}
+    if not known:
+        raise ValueError(
+            f"reuse={file.name}: expected a results.json of `tscode compare` or `ablate` whose runs keep their "
+            "settings (reports older than that cannot be reused), got none in it"
+        )
+    return known
+
+
+def _nearest(wanted: Sequence[dict[str, Any]], known: Iterable[dict[str, Any]]) -> list[str]:
+    """Names of the settings in which the two most similar runs differ."""
+    flat = [({**w, **w["train"]}, {**k["settings"], **k["settings"]["train"]}) for k in known for w in wanted]
+    return min(
+        (sorted(n for n in {*a, *b} - {"train"} if a.get(n) != b.get(n)) for a, b in flat),
+        key=len,
+    )
+
+
+def _key(value: dict[str, Any]) -> str:
+    return json.dumps(value, sort_keys=True)
 
 
 def _write_job(folder: Path, job: dict[str, Any]) -> Path:

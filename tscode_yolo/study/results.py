@@ -126,6 +126,9 @@ def fairness(study: Study, runs: list[dict[str, Any]]) -> dict[str, Any]:
         remarks.append(
             "Weights below the head differ between arms at the start: the bodies differ, or init is missing."
         )
+    for source in sorted({r["reused"] for r in runs if "reused" in r}):
+        count = sum(r.get("reused") == source for r in runs)
+        remarks.append(f"{count} of {len(runs)} runs were taken over from {source}.")
     for r in runs:
         who = f"{r['dataset']}, {r['arm']}, seed {r['seed']}"
         if r["resumed"]:

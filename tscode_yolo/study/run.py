@@ -53,6 +53,7 @@ def execute(folder: Path, lent: dict[str, Any]) -> dict[str, Any]:
     if lent.get("cores") and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, lent["cores"])
     from tscode_yolo.study.evaluation import evaluate
+    from tscode_yolo.study.jobs import settings
     from tscode_yolo.study.provenance import hardware, software
     from tscode_yolo.study.trainer import StudyTrainer
 
@@ -73,6 +74,7 @@ def execute(folder: Path, lent: dict[str, Any]) -> dict[str, Any]:
     trainer.state_file.unlink(missing_ok=True)
     return {
         **{k: job[k] for k in ("arm", "dataset", "seed", "weights")},
+        "settings": settings(job),
         **metrics,
         "final": final,
         "averaged": average_last([h["coco"] for h in record["history"] if "coco" in h]),

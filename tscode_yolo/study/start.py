@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -40,10 +41,16 @@ def file_hash(path: Path) -> str:
 
 
 def model_hash(model: str) -> str:
-    """Hash of a checkpoint, or of a model YAML's content as the host reads it (with its scale), wherever it lies."""
+    """Hash of a checkpoint, or of what a model YAML builds, wherever it lies.
+
+    That is the YAML with its scale and with every option of our head, so that a default that changed is another model.
+    """
     if is_checkpoint(model):
         return file_hash(Path(model))
-    return hashlib.sha256(repr(sorted(model_yaml(model).items(), key=lambda kv: kv[0])).encode()).hexdigest()
+    model_yaml(model)  # says clearly what is wrong with one that cannot be built
+    content: dict[str, Any] = DetectionModel(model, verbose=False).yaml  # type: ignore[assignment]
+    built = {k: v for k, v in content.items() if k != "yaml_file"}
+    return hashlib.sha256(json.dumps(built, sort_keys=True, default=repr).encode()).hexdigest()
 
 
 def untrained(model: str, nc: int) -> DetectionModel:
