@@ -54,6 +54,21 @@ def test_the_start_up_cost_is_measured(installed, tmp_path):
     assert json.loads((tmp_path / "start.json").read_text())["microseconds"]["median"] > 0
 
 
+def test_the_latency_of_scales_is_measured_once(installed, tmp_path):
+    import json
+
+    file = tmp_path / "latency.json"
+    options = ("imgsz=64", "families=yolo11", "scales=n", "formats=pytorch,onnx", "rounds=6")
+    command = (sys.executable, REPO / "examples/head_latency.py", f"json={file}", *options)
+    assert "yolo11n, onnx, model:" in run(*command, cwd=installed).stdout
+    rows = json.loads(file.read_text())["rows"]
+    assert [(r["format"], r["part"]) for r in rows] == [("pytorch", "model"), ("pytorch", "head"), ("onnx", "model")]
+    assert all(r["ratio"]["low"] <= r["ratio"]["median"] <= r["ratio"]["high"] for r in rows)
+    assert "yolo11n" not in run(*command, cwd=installed).stdout
+    other = run(*command, "threads=2", cwd=installed, check=False)
+    assert "holds rows with another threads" in other.stderr
+
+
 @pytest.mark.parametrize("track", [[], ["--track"]], ids=["detect", "track"])
 def test_stream_reads_a_file_to_its_end_and_writes_every_frame(installed, trained, clip, track):
     out = installed / "annotated.mp4"
