@@ -64,6 +64,13 @@ def test_compare_from_nothing_to_the_report_with_a_failure_a_retry_and_more_seed
     assert str(tmp_path) not in text
     assert str(Path.cwd()) not in text
 
+    again = tmp_path / "again"
+    assert compare.main({**args, "seeds": 3, "out": str(again), "reuse": str(out / "results.json")}) == 0
+    taken = read_json(again / "results.json")
+    assert taken["comparisons"] == results["comparisons"]
+    assert "6 of 6 runs were taken over from out/results.json." in taken["fairness"]["remarks"]
+    assert not list(again.rglob("*.pt"))
+
 
 @pytest.mark.slow
 def test_a_checkpoint_brings_its_head_and_nothing_else(drawn, tmp_path):

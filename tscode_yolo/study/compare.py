@@ -9,13 +9,13 @@ Any train argument of the host goes to every run: ``imgsz=320 batch=8 optimizer=
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rich.console import Console
 
 from tscode_yolo.study import flops
-from tscode_yolo.study.arguments import OWN_KEYS, as_count, as_flag, as_list, as_number, existing, one_of, take
+from tscode_yolo.study.arguments import OWN_KEYS, as_count, as_flag, as_list, as_number, one_of, take
 from tscode_yolo.study.engines import outcome, run_local, run_ray, slots
 from tscode_yolo.study.evaluation import coco_tool
 from tscode_yolo.study.jobs import reuse, write_jobs
@@ -65,7 +65,7 @@ def carry_out(
     console = Console()
     with sole_owner(study.out, patience=2.0), quiet_host():
         folders = write_jobs(study)
-        if files := [existing("reuse", f) for f in as_list(ours.get("reuse"))]:
+        if files := [Path(str(f)) for f in as_list(ours.get("reuse"))]:
             console.print(f"{reuse(folders, files)} runs taken over from {', '.join(f.name for f in files)}")
         todo = [f for f in folders if outcome(f) != "done"]
         console.print(f"{len(folders)} runs, {len(folders) - len(todo)} already done; folder {study.out.name}")
