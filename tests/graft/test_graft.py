@@ -218,6 +218,20 @@ def test_a_graft_moves_the_body_and_teaches_the_head(teacher, student, folder, t
     assert YOLO(out).predict(np.zeros((96, 96, 3), np.uint8), imgsz=96, verbose=False)[0].names[2] == "owl"
 
 
+def test_options_change_the_head_that_is_grafted(teacher, student, folder, tmp_path):
+    """Without SCE the classification is the stock head's: it moves, and is in the checkpoint to be trained further."""
+    out = tmp_path / "g.pt"
+    given = {"steps": 1, "imgsz": 96, "batch": 2, "lr": 1e-9, "out": str(out), "verbose": False}
+    report = graft(str(teacher), student, str(folder), options="{sce: false}", **given)
+    assert "  head  moved: cv3.0, cv3.1, cv3.2, dfl" in report["account"]
+    assert report["options"]["sce"] is False
+    assert report["options"]["finer"] is True  # the YAML's own stay
+    net = YOLO(out).model
+    assert net.yaml["tscode"] == report["options"]
+    ours, theirs = (m.float().model[-1].cv3[0][0][0].conv.weight for m in (net, YOLO(teacher).model))
+    assert_close(ours, theirs, rtol=1e-3, atol=1e-3)  # stored in half precision
+
+
 def test_steps_make_a_graft_repeatable(teacher, student, folder, tmp_path):
     def head(out: Path, seed: int) -> dict[str, torch.Tensor]:
         graft(str(teacher), student, str(folder), steps=2, imgsz=96, batch=2, seed=seed, out=str(out), verbose=False)
@@ -290,6 +304,9 @@ def test_a_stopped_fit_keeps_what_was_learnt(teacher, student, folder, tmp_path,
         ({"workers": "abc"}, "workers='abc'"),
         ({"workers": -1}, "workers=-1"),
         ({"model": "yolo11n-tscode.pt"}, "expected a model YAML"),
+        ({"options": "sce"}, r'options=sce: expected a mapping, e.g. options="{sce: false}"'),
+        ({"options": "{sce: "}, "expected a mapping"),
+        ({"options": {"sec": False}}, "did you mean 'sce'"),
         ({"model": "yolo11n.yaml"}, "expected a YAML with a TSCODEDetect head, got Detect"),
         ({"model": "yolo11n-tscode.yaml"}, "different backbones or necks: .* Take the same family and scale"),
     ],

@@ -8,14 +8,16 @@ to say what the stock head says. Distilling a head into another is as in "Distil
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from ultralytics import YOLO
 from ultralytics.cfg import DEFAULT_CFG_DICT
-from ultralytics.nn.tasks import DetectionModel
+from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 from ultralytics.utils import LOGGER
 from ultralytics.utils.torch_utils import init_seeds, select_device
 
@@ -31,6 +33,7 @@ from tscode_yolo.study.storage import write_json, write_whole
 KEYS = (
     "weights",
     "model",
+    "options",
     "images",
     "minutes",
     "steps",
@@ -67,6 +70,7 @@ def graft(
     model: str,
     images: Any,
     *,
+    options: str | Mapping[str, Any] | None = None,
     minutes: float | None = None,
     steps: int | None = None,
     imgsz: int = 640,
@@ -84,6 +88,8 @@ def graft(
     Args:
         weights: checkpoint of a stock detection model, unfused; an official name is fetched if it is not here.
         model: model YAML of the same family and scale with a TSCODE head.
+        options: of the head, over those of the YAML, as in its tscode: mapping; "{sce: false}" keeps the classification
+            of the weights.
         images: folder, or several as a list or joined by commas; labels are not read.
         minutes: wall time of the fit, 10 unless steps are given.
         steps: optimiser steps instead: the same every time.
@@ -124,7 +130,7 @@ def graft(
     where = select_device("" if device is None else str(device), verbose=False)
     init_seeds(seed)
     teacher = checkpoint(source, "weights").float()
-    student: Any = DetectionModel(model, nc=len(teacher.names), verbose=False)
+    student: Any = DetectionModel(_model(model, options), nc=len(teacher.names), verbose=False)
     pair = Pair(teacher.to(where), student.to(where))
     lines = pair.account.lines(source.name)
     if verbose:
@@ -137,6 +143,7 @@ def graft(
         "out": target.name,
         "weights": source.name,
         "model": model,
+        "options": student.yaml["tscode"],
         "files": len(files),
         "imgsz": imgsz,
         "batch": batch,
@@ -152,6 +159,20 @@ def graft(
 
 
 ARGUMENTS = graft  # for `tscode graft help`
+
+
+def _model(name: str, options: str | Mapping[str, Any] | None) -> str | dict[str, Any]:
+    """The model YAML as it is, or its content with some options of the head changed."""
+    if options is None:
+        return name
+    try:
+        given = yaml.safe_load(options) if isinstance(options, str) else options
+    except yaml.YAMLError:
+        given = None
+    if not isinstance(given, Mapping):
+        raise ValueError(f'options={options}: expected a mapping, e.g. options="{{sce: false}}"')
+    content = yaml_model_load(name)
+    return {**content, "tscode": {**(content.get("tscode") or {}), **given}}
 
 
 def _budget(minutes: Any, steps: Any) -> Budget:
