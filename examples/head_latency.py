@@ -29,7 +29,8 @@ def main(args: dict[str, Any]) -> int:
     torch.set_num_threads(as_count("threads", args.get("threads", 1)))
     formats = [one_of("formats", f, tuple(FORMATS)) for f in as_list(args.get("formats", "pytorch"))]
     settings = {"imgsz": imgsz, "batch": 1, "threads": torch.get_num_threads()}
-    kept = read_json(file) or {**settings, "rows": []}
+    kept = read_json(file) or {**settings, "rows": [], "provenance": []}
+    earlier = kept["provenance"]
     if other := [k for k, v in settings.items() if kept[k] != v]:
         raise ValueError(f"json={file.name}: holds rows with another {', '.join(other)}; choose another file")
     for family in as_list(args.get("families", "yolov8,yolo11,yolo26")):
@@ -39,7 +40,7 @@ def main(args: dict[str, Any]) -> int:
                 if any((row["model"], row["format"]) == (name, fmt) for row in kept["rows"]):
                     continue
                 kept["rows"] += timed(name, fmt, imgsz, rounds)
-                write_json(file, {**kept, "provenance": provenance()})
+                write_json(file, {**kept, "provenance": [*earlier, provenance()]})
     return 0
 
 
