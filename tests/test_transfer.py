@@ -23,6 +23,18 @@ def build(names: list[str] | None = None, **changes) -> DetectionModel:
     return model
 
 
+def batch_of(model: DetectionModel) -> dict[str, torch.Tensor]:
+    """Two images with one object each, as the host's trainer gives them to a model."""
+    from ultralytics.cfg import get_cfg
+
+    model.args = get_cfg()
+    boxes = torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.4, 0.6, 0.3, 0.2]])
+    return {
+        **{"img": torch.rand(2, 3, 96, 96), "batch_idx": torch.arange(2.0), "cls": torch.tensor([[0.0], [1.0]])},
+        "bboxes": boxes,
+    }
+
+
 def unchanged(before: dict[str, torch.Tensor], model: DetectionModel, prefix: str) -> bool:
     return all(torch.equal(v, before[k]) for k, v in model.state_dict().items() if k.startswith(prefix))
 
@@ -104,6 +116,44 @@ def test_scores_of_a_class_stay_the_same_when_classes_change_places():
     assert_close(b[:, [4, 5, 6]], a[:, [6, 4, 5]])
 
 
+@pytest.mark.parametrize("end2end", [True, False])
+def test_own_data_keep_the_hidden_layers_of_a_stock_class_branch(end2end):
+    """The stock branch is max(P3's channels, classes) wide: 40 with 40 classes, 24 with 3. The host takes the 40."""
+    source = build([f"c{i}" for i in range(40)], head=STOCK, end2end=end2end)
+    model = build(["unicorn", "c7", "c31"], tscode={"sce": False}, end2end=end2end)
+    model.model[-1].bias_init()
+    head, given = model.model[-1], source.model[-1]
+    prior = [t[-1].bias[0].item() for t in head.cv3]
+    assert (head.cv3[0][-1].in_channels, given.cv3[0][-1].in_channels) == (24, 40)
+    account = model.load(source, verbose=False)
+    for name in ("cv3", "one2one_cv3") if end2end else ("cv3",):
+        for i, tower in enumerate(getattr(given, name)):
+            own = getattr(head, name)[i]
+            assert account.head[f"{name}.{i}"] == "moved, 2 of 3 classes matched by name"
+            hidden = {k: v for k, v in tower.state_dict().items() if not k.startswith("2.")}
+            assert hidden
+            assert all(torch.equal(own.state_dict()[k], v) for k, v in hidden.items())
+            assert torch.equal(own[-1].weight[1], tower[-1].weight[7])
+            assert own[-1].bias[0].item() == prior[i]  # unicorn's
+            assert all(p.requires_grad for p in own.parameters())
+            assert all(p is not q for p, q in zip(own.parameters(), tower.parameters()))
+    loss, _ = model.train()(batch_of(model))
+    loss.sum().backward()
+    assert torch.isfinite(model.eval()(torch.rand(1, 3, 96, 96))[0]).all()
+
+
+def test_towers_of_another_scale_or_kind_do_not_move_in():
+    legacy = build([f"c{i}" for i in range(40)], head=STOCK)
+    legacy.model[-1].cv3 = torch.nn.ModuleList(torch.nn.Sequential(*t[:1], t[-1]) for t in legacy.model[-1].cv3)
+    wide = tiny(nc=40, head=STOCK, backbone=[[-1, 1, "Conv", [c, 3, 2]] for c in (8, 16, 32, 48, 64)])
+    for source in (legacy, DetectionModel(wide, verbose=False)):
+        model = build(["a", "b"], tscode={"sce": False})
+        before = copy.deepcopy(model.state_dict())
+        account = model.load(source, verbose=False)
+        assert account.head["cv3.1"].startswith("re-initialised")
+        assert unchanged(before, model, "model.5.cv3")
+
+
 def test_fewer_classes_keep_the_whole_class_branch():
     """From COCO to own data: only the rows of new classes start afresh."""
     source = build([f"c{i}" for i in range(40)])
@@ -153,6 +203,19 @@ def test_the_account_is_printed(caplog):
     assert "Weights from stock.pt: backbone and neck 30/30 tensors (100 %)" in caplog.text
     assert "head  re-initialised (not in the source): dpe, cls_skip.0, cls_skip.1, cls_skip.2, sce" in caplog.text
     assert re.search(r"head  re-initialised \(.* in the source\): cv2\.0, cv2\.1, cv2\.2", caplog.text)
+
+
+def test_own_data_on_official_weights_keep_what_the_stock_model_keeps(shared):
+    """tscode.yaml has the stock classification: all of it but the rows of new classes comes from yolo26n."""
+    from ultralytics import YOLO
+
+    weights = YOLO(shared / "weights/yolo26n-restored.pt").model
+    model = DetectionModel("tscode.yaml", nc=3, verbose=False)
+    model.names = {0: "cell", 1: "Person", 2: "platelet"}
+    account = model.load(weights, verbose=False)
+    towers = {u: o for u, o in account.head.items() if "cv3" in u}
+    assert len(towers) == 6
+    assert set(towers.values()) == {"moved, 1 of 3 classes matched by name"}
 
 
 @pytest.mark.parametrize("name", ["yolov8n", "yolo11n", "yolo26n"])

@@ -262,6 +262,12 @@ class TSCODEDetect(Detect):
                 found[f"{name}.{i}.{len(branch) - 1}"] = branch[-1]
         return found
 
+    def stock_towers(self) -> list[str]:
+        """Names of the classification towers that are the stock head's: their width depends on the classes."""
+        config = HeadConfig.from_mapping(self.options)
+        twins = {"cv3": "sce", "one2one_cv3": "one2one_sce"}
+        return [t for t, sce in twins.items() if getattr(self, sce, None) is None and not _rebuilt(config)]
+
     def fuse(self) -> None:
         """Drop the branches inference does not use, and fold what the host does not fold itself."""
         super().fuse()

@@ -1,19 +1,22 @@
 """Move pretrained weights into a model and say what moved.
 
-The host's own `load` swaps a whole classification branch when two heads differ in width, and does not know four rows
-per class. Here a head moves unit by unit (one tower, one encoder): completely, or not at all.
+The host's own `load` swaps a whole classification branch when two heads differ in width, whatever their kinds, and does
+not know four rows per class. Here a head moves unit by unit (one tower, one encoder): completely, or not at all. A
+branch that is the stock head's takes the source's width first, as the host has it: that width depends on the number of
+classes, which own data change.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+STOCK_TOWERS = ("cv3", "one2one_cv3")  # classification towers of the stock head, whose width depends on its classes
 FIRST = "model.0.conv.weight"  # the host adapts it to another number of image channels
 
 
@@ -104,6 +107,8 @@ def _without_head(source: Any) -> Any:
 def _transfer_head(model: Any, source: Any) -> dict[str, str]:
     """Move the head's units that are the same on both sides; returns the outcome of each."""
     head, src = model.model[-1], source.model[-1]
+    for name in {*_stock_towers(head)} & {*_stock_towers(src)}:
+        _take_width(getattr(head, name, None), getattr(src, name, None))
     rows = _matching_rows(_names(source), _names(model), src, head)
     classes, src_classes = _class_convs(head), _class_convs(src)
     given, own = src.state_dict(), head.state_dict()
@@ -131,6 +136,36 @@ def _transfer_head(model: Any, source: Any) -> dict[str, str]:
                 own[k].copy_(given[k])
         outcome[unit] = "moved" if conv is None else _move_class_rows(classes[conv], src_classes[conv], rows, head.nc)
     return outcome
+
+
+def _stock_towers(head: Any) -> Sequence[str]:
+    """Names of the towers that are the stock head's: ours says itself."""
+    return head.stock_towers() if hasattr(head, "stock_towers") else STOCK_TOWERS
+
+
+def _take_width(towers: Any, given: Any) -> None:
+    """Rebuild towers of the stock head in the width of the source's, if that is all they differ in.
+
+    The predictor keeps its number of outputs and its bias; its weights start afresh.
+
+    Args:
+        towers: one a level, of the head that receives, changed in place; or None.
+        given: those of the source; or None.
+    """
+    for i, (own, src) in enumerate(zip(towers or (), given or ())):
+        predictor, conv = own[-1], src[-1]
+        first, src_first = (next(m for m in t.modules() if isinstance(m, nn.Conv2d)) for t in (own, src))
+        if (
+            predictor.in_channels == conv.in_channels
+            or first.in_channels != src_first.in_channels
+            or set(own.state_dict()) != set(src.state_dict())
+        ):
+            continue
+        tower = copy.deepcopy(src).to(predictor.weight).train(own.training).requires_grad_(first.weight.requires_grad)
+        tower[-1] = nn.Conv2d(conv.in_channels, predictor.out_channels, 1).to(predictor.weight)
+        tower[-1].requires_grad_(predictor.weight.requires_grad)
+        tower[-1].bias.data.copy_(predictor.bias.data)
+        towers[i] = tower
 
 
 def _hold_back_partners(reasons: dict[str, str]) -> None:
