@@ -27,7 +27,7 @@ ALLOWED = {
     "study": {"config", "register"},
     "align": set(),
     "graft": {"head", "register", "study", "transfer"},
-    "safe": {"build", "config", "register", "study"},
+    "safe": {"build", "config", "register", "study", "transfer"},
     "parity": {"config", "register", "study"},
     "cli": {"config"},
     "__init__": {"register"},

@@ -107,8 +107,7 @@ def _without_head(source: Any) -> Any:
 def _transfer_head(model: Any, source: Any) -> dict[str, str]:
     """Move the head's units that are the same on both sides; returns the outcome of each."""
     head, src = model.model[-1], source.model[-1]
-    for name in {*_stock_towers(head)} & {*_stock_towers(src)}:
-        _take_width(getattr(head, name, None), getattr(src, name, None))
+    take_widths(head, src)
     rows = _matching_rows(_names(source), _names(model), src, head)
     classes, src_classes = _class_convs(head), _class_convs(src)
     given, own = src.state_dict(), head.state_dict()
@@ -138,34 +137,46 @@ def _transfer_head(model: Any, source: Any) -> dict[str, str]:
     return outcome
 
 
-def _stock_towers(head: Any) -> Sequence[str]:
-    """Names of the towers that are the stock head's: ours says itself."""
+def take_widths(head: Any, src: Any) -> None:
+    """Rebuild the classification towers of `head` that are the stock head's in the width of the source's.
+
+    Only where width is all they differ in. Hidden layers come with the source's values; the predictor keeps its number
+    of outputs and its bias, and its weights start afresh.
+
+    Args:
+        head: of the host's Detect, ours or stock; changed in place.
+        src: likewise.
+    """
+    for name in stock_towers(head):
+        towers, given = getattr(head, name, None), getattr(src, name, None)
+        if towers is not None and given is not None and name in stock_towers(src):
+            for i, (own, other) in enumerate(zip(towers, given)):
+                if _differ_in_width(own, other):
+                    towers[i] = _of_width(own, other)
+
+
+def stock_towers(head: Any) -> Sequence[str]:
+    """Names of the classification towers that are the stock head's: ours says itself."""
     return head.stock_towers() if hasattr(head, "stock_towers") else STOCK_TOWERS
 
 
-def _take_width(towers: Any, given: Any) -> None:
-    """Rebuild towers of the stock head in the width of the source's, if that is all they differ in.
+def _differ_in_width(own: Any, src: Any) -> bool:
+    """Whether two towers are of one kind for one input, but not of one width."""
+    first, src_first = (next(m for m in t.modules() if isinstance(m, nn.Conv2d)) for t in (own, src))
+    return (
+        own[-1].in_channels != src[-1].in_channels
+        and first.in_channels == src_first.in_channels
+        and set(own.state_dict()) == set(src.state_dict())
+    )
 
-    The predictor keeps its number of outputs and its bias; its weights start afresh.
 
-    Args:
-        towers: one a level, of the head that receives, changed in place; or None.
-        given: those of the source; or None.
-    """
-    for i, (own, src) in enumerate(zip(towers or (), given or ())):
-        predictor, conv = own[-1], src[-1]
-        first, src_first = (next(m for m in t.modules() if isinstance(m, nn.Conv2d)) for t in (own, src))
-        if (
-            predictor.in_channels == conv.in_channels
-            or first.in_channels != src_first.in_channels
-            or set(own.state_dict()) != set(src.state_dict())
-        ):
-            continue
-        tower = copy.deepcopy(src).to(predictor.weight).train(own.training).requires_grad_(first.weight.requires_grad)
-        tower[-1] = nn.Conv2d(conv.in_channels, predictor.out_channels, 1).to(predictor.weight)
-        tower[-1].requires_grad_(predictor.weight.requires_grad)
-        tower[-1].bias.data.copy_(predictor.bias.data)
-        towers[i] = tower
+def _of_width(own: Any, src: Any) -> Any:
+    """A copy of the tower `src` in place of `own`, whose outputs and bias it has."""
+    predictor = own[-1]
+    tower = copy.deepcopy(src)
+    tower[-1] = nn.Conv2d(src[-1].in_channels, predictor.out_channels, 1)
+    tower[-1].bias.data.copy_(predictor.bias.data)
+    return tower.to(predictor.weight).train(own.training).requires_grad_(predictor.weight.requires_grad)
 
 
 def _hold_back_partners(reasons: dict[str, str]) -> None:

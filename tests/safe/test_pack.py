@@ -42,6 +42,22 @@ def rewrite(source, target, change):
     return target
 
 
+@pytest.mark.parametrize("name", ["tscode.yaml", "yolo11n.yaml"])
+def test_own_data_trained_from_coco_weights_are_packed(tmp_path, name):
+    """Their class towers are as wide as COCO's (80), not as three classes make them (64)."""
+    net, coco = (tasks.DetectionModel(name, nc=nc, verbose=False) for nc in (3, 80))
+    net.load(coco, verbose=False)
+    wide = net.model[-1].cv3[0][-1].in_channels == 80
+    assert wide or name == "yolo11n.yaml"  # the oldest hosts do not keep the width of stock models
+    net.names, net.args = dict(NAMES), {"imgsz": 96}
+    torch.save({"model": net.half(), "ema": None, "train_args": net.args}, tmp_path / "best.pt")
+    back = unpack(pack(tmp_path / "best.pt"), tmp_path / "back.pt")
+    assert_bitwise_equal(state_of(tmp_path / "best.pt"), state_of(back))
+    images = torch.rand(1, 3, 96, 96)
+    before, after = (YOLO(p).model.float().eval()(images)[0] for p in (tmp_path / "best.pt", back))
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(
     ("name", "dtype", "changes"),
     [

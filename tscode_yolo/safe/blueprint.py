@@ -29,6 +29,7 @@ from tscode_yolo.config import SCHEMA
 from tscode_yolo.safe.description import check, host_arguments, is_number, is_whole, yaml_name
 from tscode_yolo.study.detects import refusal
 from tscode_yolo.study.provenance import version
+from tscode_yolo.transfer import stock_towers, take_widths
 
 DOWNLOADS = {"TorchVision", "AutoShape"}  # host layers that fetch or open other files when they are built
 MOST_LAYERS = 2000  # repeats of all rows together at the largest depth; the largest models of the host have about 100
@@ -92,6 +93,7 @@ def build(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:
     try:
         with _no_more_than(tensors):
             model: Any = DetectionModel(copy.deepcopy(buildable), yaml.get("channels", 3), verbose=False)
+            _take_width(model, buildable, tensors)
     except (TypeError, KeyError, IndexError, AttributeError, RuntimeError, SyntaxError, ArithmeticError) as e:
         raise ValueError(f"the file's model YAML cannot be built ({type(e).__name__}: {e}); pack the .pt again") from e
     _compare(model, description)
@@ -102,6 +104,22 @@ def build(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:
     if model.end2end != description["end2end"]:
         model.end2end = description["end2end"]
     return model.eval()
+
+
+def _take_width(model: Any, yaml: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Give stock classification towers the width of the file's.
+
+    Training on own data keeps the width of the weights it starts from, and that depends on their number of classes: a
+    model of as many classes as the towers are wide has towers of that width.
+    """
+    head, n = model.model[-1], len(model.model) - 1
+    for name in stock_towers(head):
+        if not (towers := getattr(head, name, None)):
+            continue
+        found = tensors.get(f"model.{n}.{name}.0.{len(towers[0]) - 1}.weight")
+        if found is not None and found.ndim == 4 and found.shape[1] != towers[0][-1].in_channels:
+            other: Any = DetectionModel({**copy.deepcopy(dict(yaml)), "nc": found.shape[1]}, verbose=False)
+            take_widths(head, other.model[-1])
 
 
 def check_yaml(yaml: Any) -> None:
