@@ -27,6 +27,7 @@ VARIANTS = {
         "box_width": 64,
         "box_depth": 3,
     },
+    "stock": {"preset": "stock"},
     "sce alone": {"dpe": False},
     "dpe alone": {"sce": False},
     "native widths": {"sce_width": None, "dpe_width": None, "sce_skip": "none"},

@@ -218,6 +218,31 @@ def test_own_data_on_official_weights_keep_what_the_stock_model_keeps(shared):
     assert set(towers.values()) == {"moved, 1 of 3 classes matched by name"}
 
 
+@pytest.mark.parametrize("end2end", [True, False])
+def test_the_stock_preset_starts_as_the_stock_model(end2end):
+    source = build(["cat", "dog", "owl"], head=STOCK, end2end=end2end)
+    model = DetectionModel(tiny(tscode={"preset": "stock"}, end2end=end2end), verbose=False)
+    account = model.load(source, verbose=False)
+    new = {u for u, outcome in account.head.items() if outcome != "moved"}
+    assert new == ({"dpe", "one2one_dpe"} if end2end else {"dpe"})
+    x = torch.rand(1, 3, 96, 160)
+    assert_close(model.eval()(x)[0], source.eval()(x)[0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["yolov8n", "yolo11n", "yolo26n"])
+def test_the_stock_preset_says_what_official_weights_say(name, shared):
+    from ultralytics import YOLO
+    from ultralytics.nn.tasks import yaml_model_load
+
+    weights = YOLO(shared / "weights" / f"{name}-restored.pt").model.float().eval()
+    options = {"finer": True, "preset": "stock"}
+    model = DetectionModel({**yaml_model_load(f"{name}-tscode.yaml"), "tscode": options}, verbose=False)
+    model.load(weights, verbose=False)
+    x = torch.rand(1, 3, 96, 160)
+    with torch.inference_mode():
+        assert_close(model.eval()(x)[0], weights(x)[0], rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("name", ["yolov8n", "yolo11n", "yolo26n"])
 def test_official_weights_move_completely_into_their_family(name, shared):
     from ultralytics import YOLO

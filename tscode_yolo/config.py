@@ -33,6 +33,8 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 
 PRESETS: dict[str, dict[str, Any]] = {
     "yolo": {},
+    # The stock head and DPE's terms, which start as nothing: all stock weights move, and it starts as the stock model.
+    "stock": {"sce": False, "dpe_width": None, "box_depth": 2},
     # Section 3, Tables 1-3: 256-channel pyramid, everything shared over levels, GroupNorm, towers 2 x 512 and 4 x 256.
     "paper": {
         "lqe": False,
