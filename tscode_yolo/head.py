@@ -112,7 +112,7 @@ class TSCODEDetect(Detect):
             self.dpe, self.cv2 = box_branch(config, levels, finer_ch, box_width, 4 * reg_max)
         base = self.dpe.out_channels if config.dpe_neck else levels
         stock_cls = self.cv3
-        if config.sce or _rebuilt(config):
+        if config.sce or _rebuilt(self.options):
             self.cls_skip, self.sce, self.cv3 = cls_branch(config, base, cls_width, nc)
         if config.quality != "none":
             self.quality = QualityBranch([t[-1].in_channels for t in self.cv2], config.quality == "filter3d")
@@ -128,7 +128,7 @@ class TSCODEDetect(Detect):
             if config.sce and not config.one2one_sce:
                 plain = dataclasses.replace(config, sce=False)
                 self.one2one_cls_skip = self.one2one_sce = None
-                self.one2one_cv3 = cls_branch(plain, base, cls_width, nc)[-1] if _rebuilt(config) else stock_cls
+                self.one2one_cv3 = cls_branch(plain, base, cls_width, nc)[-1] if _rebuilt(self.options) else stock_cls
             if config.quality == "filter3d":
                 self.quality = None  # it silences duplicates, which one-to-many labels ask for
 
@@ -264,9 +264,8 @@ class TSCODEDetect(Detect):
 
     def stock_towers(self) -> list[str]:
         """Names of the classification towers that are the stock head's: their width depends on the classes."""
-        config = HeadConfig.from_mapping(self.options)
         twins = {"cv3": "sce", "one2one_cv3": "one2one_sce"}
-        return [t for t, sce in twins.items() if getattr(self, sce, None) is None and not _rebuilt(config)]
+        return [t for t, sce in twins.items() if getattr(self, sce, None) is None and not _rebuilt(self.options)]
 
     def fuse(self) -> None:
         """Drop the branches inference does not use, and fold what the host does not fold itself."""
@@ -318,9 +317,9 @@ class TSCODEDetect(Detect):
         )
 
 
-def _rebuilt(config: HeadConfig) -> bool:
+def _rebuilt(options: Mapping[str, Any]) -> bool:
     """Whether options other than SCE change the stock head's classification branch."""
-    return config.share_towers or config.dcn or config.dpe_neck
+    return any(options.get(name) for name in ("share_towers", "dcn", "dpe_neck"))
 
 
 def _at(modules: Any, level: int) -> Any:
