@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
+from ultralytics import YOLO
+from ultralytics.models.yolo.detect import DetectionValidator
 from ultralytics.nn.tasks import DetectionModel
 
-from tscode_yolo.study.evaluation import COCO_KEYS, StudyValidator, coco_metrics
+from tscode_yolo.study.evaluation import COCO_KEYS, StudyValidator, coco_metrics, evaluate
 
 TOOLS = ["faster-coco-eval", "pycocotools"]
 
@@ -73,6 +77,31 @@ def test_without_detections_absent_sizes_are_still_nothing(tool):
     assert m == {k: None if k in ("APs", "APl", "ARs", "ARl") else 0.0 for k in COCO_KEYS}
     found_wrongly = coco_metrics(truth([0, 10, 10, 50, 50]), found([0, 300, 300, 50, 50, 0.9]), tool)
     assert found_wrongly == m
+
+
+def test_images_are_padded_as_yolo_val_pads_them_unless_a_square_is_wanted(drawn, tmp_path, monkeypatch):
+    YOLO("yolo11n.yaml").save(tmp_path / "m.pt")
+    args = {"imgsz": 128, "batch": 3, "device": "cpu"}
+    seen: list[tuple[int, ...]] = []
+    original = DetectionValidator.preprocess
+
+    def remember(self, batch):
+        seen.append(tuple(batch["img"].shape))
+        return original(self, batch)
+
+    def shapes(call: Callable[[], object]) -> list[tuple[int, ...]]:
+        seen.clear()
+        call()
+        return list(seen)
+
+    monkeypatch.setattr(DetectionValidator, "preprocess", remember)
+    host = YOLO(tmp_path / "m.pt")
+    given = {"data": str(drawn), "plots": False, "workers": 0, "project": str(tmp_path), "verbose": False}
+    expected = shapes(lambda: host.val(**args, **given))
+    assert expected == [(3, 3, 160, 160), (1, 3, 160, 160)]  # half a stride of padding around 128
+    assert shapes(lambda: evaluate(tmp_path / "m.pt", drawn, "val", args, tmp_path)) == expected
+    square = shapes(lambda: evaluate(tmp_path / "m.pt", drawn, "val", args, tmp_path, rect=False))
+    assert square == [(3, 3, 128, 128), (1, 3, 128, 128)]
 
 
 def test_the_validator_gives_detections_and_labels_in_pixels_of_the_original(drawn, tmp_path, monkeypatch):

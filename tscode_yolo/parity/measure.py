@@ -167,7 +167,7 @@ def ap(file: Path, arguments: dict[str, Any], setting: Setting, folder: Path) ->
     level = LOGGER.level
     LOGGER.setLevel(logging.ERROR)
     try:
-        return evaluate(file, Path(str(setting.data)), "val", arguments, folder)["coco"]["AP"] or 0.0
+        return evaluate(file, Path(str(setting.data)), "val", arguments, folder, rect=False)["coco"]["AP"] or 0.0
     finally:
         LOGGER.setLevel(level)
 

@@ -145,7 +145,9 @@ class StudyValidator(DetectionValidator):
         ]
 
 
-def evaluate(weights: Path, data: Path, split: str, args: dict[str, Any], folder: Path) -> dict[str, Any]:
+def evaluate(
+    weights: Path, data: Path, split: str, args: dict[str, Any], folder: Path, rect: bool = True
+) -> dict[str, Any]:
     """Validate a checkpoint on a split, COCO's AP and the host's mAP from the same detections.
 
     Args:
@@ -154,13 +156,16 @@ def evaluate(weights: Path, data: Path, split: str, args: dict[str, Any], folder
         split: ``train``, ``val`` or ``test``.
         args: the run's train arguments; those that validation knows are taken over.
         folder: where the host may write.
+        rect: pad as ``yolo val`` and the validation after each epoch do, to the next multiple of the stride plus half
+            a stride (a square photograph at 256 pixels becomes 288), else to a square of ``imgsz``, as exported files
+            of a fixed size need it. It can decide: on DeepPCB at 256 pixels the two are 9 AP apart.
 
     Returns:
         ``coco`` (`coco_metrics`), ``host`` (mAP and mAP50 in percent) and ``tool``.
     """
     taken: dict[str, Any] = {k: args[k] for k in VALIDATION_KEYS if k in args}
     overrides: dict[str, Any] = {**taken, "model": str(weights), "data": str(data), "split": split}
-    overrides |= {"task": "detect", "mode": "val", "plots": False, "verbose": False, "workers": 0}
+    overrides |= {"task": "detect", "mode": "val", "rect": rect, "plots": False, "verbose": False, "workers": 0}
     validator = StudyValidator(args=overrides, save_dir=folder)
     stats: Any = validator()
     host: dict[str, float] = {name: 100 * float(stats[key]) for key, name in HOST_KEYS.items()}

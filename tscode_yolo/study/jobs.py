@@ -47,6 +47,7 @@ def write_jobs(study: Study) -> list[Path]:
                     "last": study.last,
                     "every": study.every,
                     "weights": study.weights,
+                    "val_rect": True,  # as `yolo val` pads
                     "final_data": str(final.yaml) if final else None,
                     "final_sha256": final.sha256 if final else None,
                     "final_split": split,

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,9 @@ def execute(folder: Path, lent: dict[str, Any]) -> dict[str, Any]:
     record = _trained(trainer, folder)
     started = time.monotonic()
     weights = trainer.best if best else trainer.last
-    metrics = evaluate(weights, Path(job["data"]), "val", args, folder / "train")
-    final = job["final_data"] and evaluate(weights, Path(job["final_data"]), job["final_split"], args, folder / "train")
+    judge = partial(evaluate, weights, args=args, folder=folder / "train", rect=job["val_rect"])
+    metrics = judge(Path(job["data"]), "val")
+    final = job["final_data"] and judge(Path(job["final_data"]), job["final_split"])
     trainer.state_file.unlink(missing_ok=True)
     return {
         **{k: job[k] for k in ("arm", "dataset", "seed", "weights")},
