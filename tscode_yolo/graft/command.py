@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from ultralytics import YOLO
 from ultralytics.cfg import DEFAULT_CFG_DICT
-from ultralytics.nn.tasks import DetectionModel, yaml_model_load
+from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import LOGGER
 from ultralytics.utils.torch_utils import init_seeds, select_device
 
@@ -26,7 +25,7 @@ from tscode_yolo.graft.fit import Budget, fit
 from tscode_yolo.graft.images import batches, find_images
 from tscode_yolo.graft.pair import Pair
 from tscode_yolo.study.arguments import as_count, as_list, as_number, as_side, take_only, weights_file
-from tscode_yolo.study.loading import checkpoint, data_yaml
+from tscode_yolo.study.loading import checkpoint, data_yaml, with_options
 from tscode_yolo.study.provenance import provenance
 from tscode_yolo.study.storage import write_json, write_whole
 
@@ -130,7 +129,7 @@ def graft(
     where = select_device("" if device is None else str(device), verbose=False)
     init_seeds(seed)
     teacher = checkpoint(source, "weights").float()
-    student: Any = DetectionModel(_model(model, options), nc=len(teacher.names), verbose=False)
+    student: Any = DetectionModel(with_options(model, options), nc=len(teacher.names), verbose=False)
     pair = Pair(teacher.to(where), student.to(where))
     lines = pair.account.lines(source.name)
     if verbose:
@@ -159,20 +158,6 @@ def graft(
 
 
 ARGUMENTS = graft  # for `tscode graft help`
-
-
-def _model(name: str, options: str | Mapping[str, Any] | None) -> str | dict[str, Any]:
-    """The model YAML as it is, or its content with some options of the head changed."""
-    if options is None:
-        return name
-    try:
-        given = yaml.safe_load(options) if isinstance(options, str) else options
-    except yaml.YAMLError:
-        given = None
-    if not isinstance(given, Mapping):
-        raise ValueError(f'options={options}: expected a mapping, e.g. options="{{sce: false}}"')
-    content = yaml_model_load(name)
-    return {**content, "tscode": {**(content.get("tscode") or {}), **given}}
 
 
 def _budget(minutes: Any, steps: Any) -> Budget:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from ultralytics.data.utils import check_det_dataset
 from ultralytics.nn.tasks import load_checkpoint, yaml_model_load
 
@@ -45,6 +47,28 @@ def model_yaml(name: str, key: str = "model") -> dict[str, Any]:
             " give a detect YAML or weights"
         )
     return content
+
+
+def with_options(name: str, options: str | Mapping[str, Any] | None) -> str | dict[str, Any]:
+    """The model YAML as it is, or its content with some options of the head changed.
+
+    Args:
+        name: model YAML.
+        options: over those of its ``tscode:`` mapping; as YAML text, or None.
+
+    Raises:
+        ValueError: no mapping.
+    """
+    if options is None:
+        return name
+    try:
+        given = yaml.safe_load(options) if isinstance(options, str) else options
+    except yaml.YAMLError:
+        given = None
+    if not isinstance(given, Mapping):
+        raise ValueError(f'options={options}: expected a mapping, e.g. options="{{sce: false}}"')
+    content = yaml_model_load(name)
+    return {**content, "tscode": {**(content.get("tscode") or {}), **given}}
 
 
 def data_yaml(data: str | Path) -> dict[str, Any]:
