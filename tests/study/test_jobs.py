@@ -15,6 +15,8 @@ from tscode_yolo.study.plan import Arm, make_study
 from tscode_yolo.study.start import model_hash
 from tscode_yolo.study.storage import read_json, write_json
 
+from .records import run
+
 
 def jobs(
     data: Path, out: Path, *models: str, epochs: int = 2, seeds: Any = 2, prefix: str = "", **theirs: Any
@@ -29,7 +31,7 @@ def report(file: Path, folders: list[Path]) -> Path:
     runs = []
     for place, folder in enumerate(folders):
         job = read_json(folder / "job.json")
-        runs.append({"arm": job["arm"], "dataset": job["dataset"], "AP": place, "settings": settings(job)})
+        runs.append(run(job["arm"], job["seed"], float(place), job["dataset"], settings=settings(job)))
     write_json(file, {"runs": runs})
     return file
 
@@ -40,7 +42,7 @@ def test_a_larger_study_trains_only_what_is_new(drawn, tmp_path):
     folders = jobs(drawn, tmp_path / "b", "yolo11n.yaml", "yolo26n.yaml", seeds=3)
     assert reuse(folders, [earlier]) == 2
     results = {f.relative_to(tmp_path / "b/runs").as_posix(): read_json(f / "result.json") for f in folders}
-    taken = {name: (r["AP"], r["reused"]) for name, r in results.items() if r}
+    taken = {name: (r["coco"]["AP"], r["reused"]) for name, r in results.items() if r}
     assert taken == {
         "drawn/yolo11n/seed0": (0, "earlier/results.json"),
         "drawn/yolo11n/seed1": (2, "earlier/results.json"),
@@ -58,9 +60,10 @@ def test_a_run_is_known_by_what_it_did_and_not_by_its_name(drawn, tmp_path):
 def test_a_finished_run_is_left_as_it_is(drawn, tmp_path):
     folders = jobs(drawn, tmp_path / "a", "yolo11n.yaml", "yolov8n.yaml", seeds=1)
     earlier = report(tmp_path / "results.json", folders)
-    write_json(folders[0] / "result.json", {"own": True})
+    own = run("yolo11n", 0, 12.3)
+    write_json(folders[0] / "result.json", own)
     assert reuse(folders, [earlier]) == 1
-    assert read_json(folders[0] / "result.json") == {"own": True}
+    assert read_json(folders[0] / "result.json") == own
 
 
 def test_what_cannot_be_reused_is_said(drawn, tmp_path):
@@ -72,6 +75,11 @@ def test_what_cannot_be_reused_is_said(drawn, tmp_path):
     assert not any((f / "result.json").exists() for f in folders)
     old = tmp_path / "old.json"
     write_json(old, {"runs": [{"arm": "yolo11n"}]})
+    good = read_json(earlier)["runs"][0]
+    for number, runs in enumerate((5, [{"settings": 5}], [{"settings": {}}], [{**good, "coco": None}], [good["coco"]])):
+        write_json(tmp_path / f"{number}.json", {"runs": runs})
+        with pytest.raises(ValueError, match="whose runs keep their settings"):
+            reuse(folders, [tmp_path / f"{number}.json"])
     for file in (old, tmp_path / "a/runs/drawn/yolo11n/seed0/job.json"):
         with pytest.raises(ValueError, match="whose runs keep their settings"):
             reuse(folders, [file])

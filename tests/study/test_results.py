@@ -13,8 +13,9 @@ from tscode_yolo.study.report import verdict, write_report
 from tscode_yolo.study.results import analyse, collect
 from tscode_yolo.study.storage import read_json, write_json
 
+from .records import HARDWARE, run
+
 ARMS = [Arm("stock", "stock.yaml"), Arm("ours", "ours.yaml", "with context")]
-HARDWARE = {"cpu": "a cpu", "cores": 2, "memory_gib": 8.0, "gpus": []}
 
 
 def study(out: Path, datasets: tuple[str, ...] = ("cells",), seeds: tuple[int, ...] = (0, 1, 2)) -> Study:
@@ -25,19 +26,6 @@ def study(out: Path, datasets: tuple[str, ...] = ("cells",), seeds: tuple[int, .
     ]
     optimizers = {d: {"optimizer": "SGD", "lr0": 0.01, "momentum": 0.9, "warmup_bias_lr": 0.1} for d in datasets}
     return Study("compare", ARMS, sets, {}, list(seeds), None, {"epochs": 2}, optimizers, 1, 1, "last", out)
-
-
-def run(arm: str, seed: int, ap: float, dataset: str = "cells", **changes: Any) -> dict[str, Any]:
-    """One run's record."""
-    coco = dict.fromkeys(("AP", "AP50", "AP75", "APs", "APm"), ap) | {"APl": None}
-    history = [{"epoch": e, "mAP": ap * e / 2, "train/cls_loss": 3.0 / e, "batches": f"{seed}/{e}"} for e in (1, 2)]
-    record = {
-        **{"arm": arm, "dataset": dataset, "seed": seed, "weights": "last", "coco": coco, "tool": "tool 1"},
-        **{"host": {"mAP": ap + 0.1, "mAP50": ap}, "final": None, "averaged": {"epochs": 1, "AP": ap}},
-        **{"history": history, "body": f"body{seed}", "resumed": [], "repeated": [], "exact_resume": True},
-        **{"wall_s": 1.0, "threads": 1, "device": "cpu", "hardware": HARDWARE},
-    }
-    return {**record, **changes}
 
 
 def test_differences_are_paired_by_seed(tmp_path):

@@ -20,8 +20,9 @@ from typing import Any
 
 import yaml
 
-from tscode_yolo.study.arguments import OWN_KEYS, existing, take, unknown
+from tscode_yolo.study.arguments import OWN_KEYS, as_list, as_text, existing, take, unknown
 from tscode_yolo.study.compare import carry_out
+from tscode_yolo.study.inventory import read_dataset
 from tscode_yolo.study.jobs import BEGUN
 from tscode_yolo.study.loading import model_yaml
 from tscode_yolo.study.plan import Arm, make_study, resolve_model
@@ -69,10 +70,13 @@ GRIDS: dict[str, list[tuple[str, dict[str, Any]]]] = {
 
 def main(args: dict[str, Any]) -> int:
     """Run the verb; 0 if every run finished, 1 if some are missing from the report."""
+    if "model" in args:
+        raise ValueError("model=: not an argument of ablate, its models are made from base= and the rows of grid=")
     ours, theirs = take(args, ARGUMENTS, required=("data", "grid"))
-    base, rows = read_grid(str(ours["grid"]), ours.get("base"))
-    default = f"runs/study/ablate-{Path(str(ours['grid'])).stem}-{Path(base).stem}"
-    out = Path(ours.get("out") or default).absolute()
+    base, rows = read_grid(str(ours["grid"]), as_text("base", ours["base"]) if ours.get("base") else None)
+    sets = [read_dataset(as_text("data", d)).name for d in as_list(ours["data"])]
+    default = "-".join(["ablate", Path(str(ours["grid"])).stem, Path(base).stem, "on", *sets])
+    out = Path(as_text("out", ours.get("out") or f"runs/study/{default}")).expanduser().absolute()
     with quiet_host():
         with sole_owner(out, patience=2.0):
             arms, layout = write_arms(base, rows, out / "models")
@@ -161,7 +165,7 @@ def write_arms(base: str, rows: list[dict[str, Any]], folder: Path) -> tuple[lis
 
 def scaled(model: str) -> dict[str, Any]:
     """Content of a model YAML with only the scale that its name asks for, so that no letter is needed any more."""
-    content = model_yaml(resolve_model(model), "base")
+    content = model_yaml(resolve_model(model, "base"), "base")
     scale = content.pop("scale", "")
     if scale and isinstance(content.get("scales"), dict) and scale in content["scales"]:
         content["scales"] = {scale: content["scales"][scale]}

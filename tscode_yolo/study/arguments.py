@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,8 @@ MANAGED = {
     "deterministic": "runs are deterministic, so that a resumed one can equal an uninterrupted one",
     "verbose": "each run keeps its own run.log",
     "mode": "name the verb",
+    "source": "a study trains and validates, on data=",
+    "format": "a study exports nothing; see tscode parity",
     "task": "studies are for detection",
 }
 
@@ -101,6 +104,17 @@ def unknown(key: str, valid: Sequence[str], host: Sequence[str] = ()) -> str:
     close = difflib.get_close_matches(key, [*valid, *host], n=1)
     every = f"valid: {', '.join(valid)}" + (", and the train arguments of the host" if host else "")
     return f"{key}=: unknown argument; " + (f"did you mean {close[0]}=?" if close else every)
+
+
+def as_text(key: str, value: Any) -> str:
+    """A name or path; a number, as which a plain ``out=7`` is parsed, is one too.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if isinstance(value, (str, Path)) or (isinstance(value, (int, float)) and not isinstance(value, bool)):
+        return str(value)
+    raise ValueError(f"{key}={value!r}: expected a name or path")
 
 
 def as_list(value: Any) -> list[Any]:
@@ -200,6 +214,8 @@ def as_device(value: Any) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise ValueError(f"device={value}: expected cpu, mps, or the number of a GPU") from None
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"device={value}: expected a device that is here, this torch has no MPS; give device=cpu")
     if device.type == "cuda" and (device.index or 0) >= (here := torch.cuda.device_count()):
         raise ValueError(
             f"device={value}: expected one of {here} GPUs, counted from 0; give device=cpu"
@@ -228,10 +244,11 @@ def weights_file(key: str, value: Any) -> Path:
         FileNotFoundError: neither here nor an official name.
         ConnectionError: it cannot be fetched.
     """
-    if not str(value).endswith(".pt"):
+    value = as_text(key, value)
+    if not value.endswith(".pt"):
         raise ValueError(f"{key}={value}: expected a checkpoint, a name that ends in .pt")
-    if not Path(str(value)).expanduser().is_file() and str(value) in GITHUB_ASSETS_NAMES:
-        return existing(key, attempt_download_asset(str(value)))
+    if not Path(value).expanduser().is_file() and value in GITHUB_ASSETS_NAMES:
+        return existing(key, attempt_download_asset(value))
     return existing(key, value)
 
 
@@ -241,7 +258,22 @@ def existing(key: str, value: Any) -> Path:
     Raises:
         FileNotFoundError: it does not.
     """
-    path = Path(str(value)).expanduser().absolute()
+    path = Path(as_text(key, value)).expanduser().absolute()
     if not path.is_file():
         raise FileNotFoundError(f"{key}={value}: expected a file, got none of that name")
+    return path
+
+
+def writable(key: str, value: Any) -> Path:
+    """Absolute path of a file that can be written, checked before the work whose outcome it is to hold.
+
+    Raises:
+        ValueError: it is a folder, or no file can be made there.
+    """
+    path = Path(as_text(key, value)).expanduser().absolute()
+    if path.is_dir():
+        raise ValueError(f"{key}={value}: expected a file, got a folder; name a file in it")
+    nearest = next(p for p in path.parents if p.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise ValueError(f"{key}={value}: expected a place to write to, got none in {nearest.name or nearest}")
     return path

@@ -23,6 +23,7 @@ from tscode_yolo.study.plan import Arm, Study, make_study, resolve_model, warm_l
 from tscode_yolo.study.profile import pytorch_latency, quiet_host
 from tscode_yolo.study.progress import Progress
 from tscode_yolo.study.provenance import provenance
+from tscode_yolo.study.record import finished
 from tscode_yolo.study.report import verdict, write_report
 from tscode_yolo.study.results import SCHEMA, analyse, collect
 from tscode_yolo.study.start import model_hash, untrained
@@ -41,7 +42,8 @@ def main(args: dict[str, Any]) -> int:
     ours, theirs = take(args, ARGUMENTS, required=("model", "baseline", "data"))
     names = [str(ours["baseline"]), *map(str, as_list(ours["model"]))]
     with quiet_host():
-        arms = [Arm(*pair) for pair in zip(arm_names(names), map(resolve_model, names), strict=True)]
+        models = [resolve_model(n, "model" if i else "baseline") for i, n in enumerate(names)]
+        arms = [Arm(*pair) for pair in zip(arm_names(names), models, strict=True)]
         study = make_study("compare", arms, ours, theirs)
     return carry_out(study, ours, theirs)
 
@@ -64,9 +66,12 @@ def carry_out(
     latency = as_flag("latency", ours.get("latency", True))
     console = Console()
     with sole_owner(study.out, patience=2.0), quiet_host():
+        require_same_report(study)
         folders = write_jobs(study)
         if files := [Path(str(f)) for f in as_list(ours.get("reuse"))]:
             console.print(f"{reuse(folders, files)} runs taken over from {', '.join(f.name for f in files)}")
+        for folder in folders:
+            finished(folder)  # a damaged record is said before hours of training, not after
         todo = [f for f in folders if outcome(f) != "done"]
         console.print(f"{len(folders)} runs, {len(folders) - len(todo)} already done; folder {study.out.name}")
         costs(study, latency=False)  # now, so that what cannot be counted is known before anything is trained
@@ -85,6 +90,26 @@ def carry_out(
         console.print(f"missing: {m['dataset']}, {m['arm']}, seed {m['seed']}: {m['why']}", style="red", markup=False)
     console.print(f"report: {study.out / 'report.md'}", highlight=False)
     return 1 if missing else 0
+
+
+def require_same_report(study: Study) -> None:
+    """Refuse a folder whose report is of something this study does not hold, for it would be overwritten.
+
+    More seeds, models or data sets than the report has are fine.
+
+    Raises:
+        ValueError: the report there has other models or data sets.
+    """
+    old = read_json(study.out / "results.json")
+    if not isinstance(old, dict) or not {"arms", "datasets"} <= old.keys():
+        return
+    for key, here in (("arms", study.arms), ("datasets", study.datasets)):
+        lost = [x["name"] for x in old[key] if x["name"] not in {own.name for own in here}]
+        if lost:
+            raise ValueError(
+                f"out=: expected a new folder, or one of this study, got {study.out.name} with a report of "
+                f"{', '.join(lost)}; choose another out=, or delete its results.json to replace the report"
+            )
 
 
 def run_jobs(
@@ -155,9 +180,10 @@ def costs(study: Study, latency: bool = True) -> dict[str, dict[str, Any]]:
     """
     file, imgsz = study.out / "cost.json", int(study.train.get("imgsz", 640))
     try:
-        kept = read_json(file) or {}
+        kept = read_json(file)
     except ValueError:
-        kept = {}
+        kept = None
+    kept = {k: v for k, v in kept.items() if isinstance(v, dict)} if isinstance(kept, dict) else {}
     nc = len(study.datasets[0].names)
     nets = {a.name: untrained(a.model, nc) for a in study.arms}
     hashes = {a.name: model_hash(a.model) for a in study.arms}

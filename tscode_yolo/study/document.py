@@ -58,20 +58,21 @@ class Document:
 
     def markdown(self) -> str:
         """The document as Markdown."""
-        parts = [f"# {self.title}"]
+        parts = [f"# {_no_tags(self.title)}"]
         for kind, *body in self.blocks:
             if kind == "heading":
-                parts.append(f"## {body[0]}")
+                parts.append(f"## {_no_tags(body[0])}")
             elif kind == "text":
-                parts.append(body[0])
+                parts.append(_no_tags(body[0]))
             elif kind == "list":
-                parts.append("\n".join(f"- {item}" for item in body[0]))
+                parts.append("\n".join(f"- {_no_tags(item)}" for item in body[0]))
             elif kind == "image":
                 parts.append(f"![{body[1]}]({body[0]})")
             else:
                 header, rows = body
                 cells = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-                parts.append("\n".join("| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in cells))
+                safe = ([_no_tags(c).replace("|", "\\|") for c in row] for row in cells)
+                parts.append("\n".join(f"| {' | '.join(row)} |" for row in safe))
         return "\n\n".join(parts) + "\n"
 
     def html(self) -> str:
@@ -91,6 +92,12 @@ class Document:
                 parts.append(_html_table(*body))
         head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(self.title)}</title>'
         return f"{head}<style>{STYLE}</style>\n" + "\n".join(parts) + "\n</html>\n"
+
+
+def _no_tags(text: str) -> str:
+    """Markdown that shows a ``<`` instead of taking it for HTML; between backticks it does so anyway."""
+    pieces = text.split("`")
+    return "`".join(p if i % 2 else p.replace("<", "&lt;") for i, p in enumerate(pieces))
 
 
 def _inline(text: str) -> str:

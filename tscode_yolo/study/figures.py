@@ -9,6 +9,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 CROWD = 6  # more arms than this have their legend outside the axes
 STYLES, MARKS = ("-", "--", ":", "-."), ("o", "s", "^", "v")  # of the first ten arms, the next ten, ...
@@ -45,6 +46,7 @@ def curves(runs: list[dict[str, Any]], arms: list[str], datasets: list[str], key
             ax.plot(epochs, mean, style, color=colour, label=f"{arm} ({seeds})")
             ax.fill_between(epochs, mean - sd, mean + sd, color=colour, alpha=0.2, linewidth=0)
         ax.set(title=dataset, xlabel="epoch", ylabel=label)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         _legend(ax)
         ax.grid(alpha=0.3)
     return _png(figure)

@@ -9,12 +9,13 @@ from typing import Any
 
 from tscode_yolo.study.arguments import existing
 from tscode_yolo.study.plan import Study
+from tscode_yolo.study.record import FILE, finished, missing
 from tscode_yolo.study.start import file_hash, model_hash
 from tscode_yolo.study.storage import read_json, write_json
 
 PATHS = ("model", "data", "init", "final_data")  # may be others when a study has moved; their contents may not
 NAMES = ("arm", "dataset")  # say what is meant, not what is done
-BEGUN = ("result.json", "trained.json", "train/weights/resume.pt")  # one of them is there after the first epoch
+BEGUN = (FILE, "trained.json", "train/weights/resume.pt")  # one of them is there after the first epoch
 
 
 def write_jobs(study: Study) -> list[Path]:
@@ -86,9 +87,9 @@ def reuse(folders: Sequence[Path], files: Sequence[Path]) -> int:
                 f"nearest differs in {', '.join(_nearest([settings(j) for j in jobs.values()], known.values()))}"
             )
         for folder, run in found.items():
-            if read_json(folder / "result.json") is None:
+            if finished(folder) is None:
                 own = {k: jobs[folder][k] for k in NAMES}
-                write_json(folder / "result.json", {**run, **own, "reused": "/".join(file.absolute().parts[-2:])})
+                write_json(folder / FILE, {**run, **own, "reused": "/".join(file.absolute().parts[-2:])})
                 taken += 1
     return taken
 
@@ -97,7 +98,8 @@ def _known_runs(file: Path) -> dict[str, dict[str, Any]]:
     """Runs of a report, by their settings."""
     content = read_json(existing("reuse", file))
     runs = content.get("runs") if isinstance(content, dict) else None
-    known = {_key(r["settings"]): r for r in runs or [] if isinstance(r, dict) and "settings" in r}
+    usable = [r for r in runs if not missing(r) and _is_job(r.get("settings"))] if isinstance(runs, list) else []
+    known = {_key(r["settings"]): r for r in usable}
     if not known:
         raise ValueError(
             f"reuse={file.name}: expected a results.json of `tscode compare` or `ablate` whose runs keep their "
@@ -115,6 +117,10 @@ def _nearest(wanted: Sequence[dict[str, Any]], known: Iterable[dict[str, Any]]) 
     )
 
 
+def _is_job(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("train"), dict)
+
+
 def _key(value: dict[str, Any]) -> str:
     return json.dumps(value, sort_keys=True)
 
@@ -122,6 +128,11 @@ def _key(value: dict[str, Any]) -> str:
 def _write_job(folder: Path, job: dict[str, Any]) -> Path:
     """Write a job; if a run has begun there, make sure that its job is the same (places of files aside)."""
     old = read_json(folder / "job.json")
+    if old is not None and not _is_job(old):
+        raise ValueError(
+            f"job.json: expected the settings of a run, got something else; delete the folder "
+            f"{'/'.join(folder.parts[-3:])} to run it again"
+        )
     if old is not None and any((folder / f).exists() for f in BEGUN):
         changed = [k for k in job if k not in PATHS and old.get(k) != job[k]]
         if "train" in changed:

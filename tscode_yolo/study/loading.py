@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 from ultralytics.data.utils import check_det_dataset
-from ultralytics.nn.tasks import load_checkpoint, yaml_model_load
+from ultralytics.nn.tasks import DetectionModel, load_checkpoint, yaml_model_load
 
 
 def checkpoint(file: str | Path, key: str = "model") -> Any:
@@ -40,13 +40,44 @@ def model_yaml(name: str, key: str = "model") -> dict[str, Any]:
         ValueError: no YAML of a model.
         FileNotFoundError: there is none.
     """
-    content = {k: v for k, v in yaml_model_load(name).items() if k != "yaml_file"}
+    if not name.endswith((".yaml", ".yml")):
+        raise ValueError(f"{key}={name}: expected a model YAML, a name that ends in .yaml")
+    try:
+        content = {k: v for k, v in yaml_model_load(name).items() if k != "yaml_file"}
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{key}={name}: expected a model YAML, got no file of that name here or among the installed ones"
+        ) from None
     if missing := [k for k in ("backbone", "head") if not isinstance(content.get(k), list)]:
         raise ValueError(
             f"{key}={Path(name).name}: expected a model YAML with backbone and head, got no {' and no '.join(missing)};"
             " give a detect YAML or weights"
         )
     return content
+
+
+def built(name: str, nc: int | None = None, key: str = "model") -> DetectionModel:
+    """The detection model of a YAML, with random weights.
+
+    Args:
+        name: as the host finds it.
+        nc: number of classes; the YAML's own by default.
+        key: argument that named it, for the message.
+
+    Raises:
+        ValueError: no YAML of a model, or one the host cannot build as a detection model.
+        FileNotFoundError: there is none.
+    """
+    model_yaml(name, key)
+    try:
+        return DetectionModel(name, nc=nc, verbose=False)
+    except (ValueError, OSError, ImportError):  # these say themselves what is wrong
+        raise
+    except Exception as e:  # what the host says of a YAML of another kind of model, or of a wrong row, has no one type
+        raise ValueError(
+            f"{key}={Path(name).name}: expected the YAML of a detection model, got one the host cannot build as such "
+            f"({type(e).__name__}: {_one_line(e)}); give a detect YAML or weights"
+        ) from e
 
 
 def with_options(name: str, options: str | Mapping[str, Any] | None) -> str | dict[str, Any]:
@@ -80,8 +111,10 @@ def data_yaml(data: str | Path) -> dict[str, Any]:
     """
     try:
         return check_det_dataset(str(data))
-    except SyntaxError as e:  # the host's word for missing keys
+    except (SyntaxError, AssertionError) as e:  # the host's words for missing keys, and for a file of another kind
         raise ValueError(f"data={Path(data).name}: {_one_line(e)}") from None
+    except FileNotFoundError as e:
+        raise FileNotFoundError(f"data={data}: {_one_line(e)}") from None
 
 
 def _one_line(error: BaseException) -> str:

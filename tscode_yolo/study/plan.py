@@ -13,7 +13,17 @@ from ultralytics.cfg import DEFAULT_CFG_DICT, get_cfg
 from ultralytics.data import build_yolo_dataset
 from ultralytics.nn.tasks import yaml_model_load
 
-from tscode_yolo.study.arguments import as_count, as_device, as_effect, as_list, as_seeds, as_side, one_of, weights_file
+from tscode_yolo.study.arguments import (
+    as_count,
+    as_device,
+    as_effect,
+    as_list,
+    as_seeds,
+    as_side,
+    as_text,
+    one_of,
+    weights_file,
+)
 from tscode_yolo.study.detects import refusal
 from tscode_yolo.study.inventory import DataSet, read_dataset, require_unseen
 from tscode_yolo.study.loading import checkpoint, data_yaml, model_yaml
@@ -90,13 +100,14 @@ def make_study(kind: str, arms: Sequence[Arm], ours: dict[str, Any], theirs: dic
         ValueError: arguments that would make the comparison unfair or that make no sense.
         FileNotFoundError: a file that is not there.
     """
-    out = Path(ours.get("out") or f"runs/study/{arms[-1].name}-vs-{arms[0].name}").expanduser().absolute()
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"out={ours['out']}: expected a folder or a new name, got a file")
     if len(arms) < 2:
         raise ValueError("model=: expected two different models at least, got one; every row of a grid is the same")
-    datasets = [read_dataset(d) for d in as_list(ours["data"])]
+    datasets = [read_dataset(as_text("data", d)) for d in as_list(ours["data"])]
     _require_unique("data", [d.name for d in datasets])
+    default = "-".join([arms[-1].name, "vs", arms[0].name, "on", *(d.name for d in datasets)])
+    out = Path(as_text("out", ours.get("out") or f"runs/study/{default}")).expanduser().absolute()
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"out={ours['out']}: expected a folder or a new name, got a file")
     _require_unique("model", [a.name for a in arms])
     train = _train_arguments(ours, theirs)
     confidence = ours.get("confidence", 0.95)
@@ -175,7 +186,10 @@ def check_arms(study: Study) -> None:
                 "everything below from init."
             )
         trained = checkpoint(arm.model) if is_checkpoint(arm.model) else None
-        model = untrained(arm.model, len(study.datasets[0].names))
+        try:
+            model = untrained(arm.model, len(study.datasets[0].names))
+        except ValueError as e:
+            raise ValueError(f"row '{arm.label}': {e}" if arm.label else str(e)) from e
         if why := refusal(model if trained is None else trained):
             raise ValueError(f"model={arm.model}: {why}; give a detect YAML or weights")
         if source is not None:
@@ -202,21 +216,21 @@ def warm_label_caches(study: Study) -> None:
                 ) from e
 
 
-def resolve_model(name: str) -> str:
+def resolve_model(name: str, key: str = "model") -> str:
     """A model argument as a fresh process can use it: absolute if it names a file here, else as the host knows it."""
     here = str(Path(name).expanduser().absolute())
     if is_checkpoint(name):
-        return str(weights_file("model", name))
+        return str(weights_file(key, name))
     if not name.endswith((".yaml", ".yml")):
         raise ValueError(
-            f"model={name}: expected a model YAML, whose head starts fresh, or a checkpoint (.pt), which brings its "
+            f"{key}={name}: expected a model YAML, whose head starts fresh, or a checkpoint (.pt), which brings its "
             "head"
         )
     try:
         yaml_model_load(here)
     except FileNotFoundError:
         here = name
-    model_yaml(here)
+    model_yaml(here, key)
     return here
 
 
@@ -235,8 +249,9 @@ def _train_arguments(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, 
     train |= {"workers": as_count("loader_workers", ours.get("loader_workers", DEFAULT_CFG_DICT["workers"]), 0)}
     as_side(train.get("imgsz", DEFAULT_CFG_DICT["imgsz"]))
     one_of("cache", str(train.get("cache", False)).lower(), ("true", "false", "ram", "disk"))
-    for layer in as_list(train.get("freeze")):
-        as_count("freeze", layer, 0)
+    for key in ("freeze", "classes"):
+        for number in as_list(train.get(key)):
+            as_count(key, number, 0)
     try:
         get_cfg(overrides={k: v for k, v in train.items() if k != "optimizer"})
     except (TypeError, ValueError) as e:  # the host's words, before the first run rather than in each

@@ -26,10 +26,20 @@ from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import LOGGER
 
 from tscode_yolo.study import flops
-from tscode_yolo.study.arguments import as_count, as_device, as_list, as_side, one_of, take_only, weights_file
+from tscode_yolo.study.arguments import (
+    as_count,
+    as_device,
+    as_list,
+    as_side,
+    as_text,
+    one_of,
+    take_only,
+    weights_file,
+    writable,
+)
 from tscode_yolo.study.detects import refusal
 from tscode_yolo.study.latency import timed
-from tscode_yolo.study.loading import checkpoint, model_yaml
+from tscode_yolo.study.loading import built, checkpoint
 from tscode_yolo.study.profile_tables import show
 from tscode_yolo.study.provenance import provenance
 from tscode_yolo.study.storage import write_json
@@ -53,12 +63,12 @@ ARGUMENTS = {
 def main(args: dict[str, Any]) -> int:
     """Run the verb: print the tables, write ``json=FILE`` if asked."""
     given = take_only(args, ARGUMENTS, required=("model",))
-    file = given.pop("json", None)
+    file = writable("json", given.pop("json")) if given.get("json") else given.pop("json", None)
     report = profile(**given)
     console = Console()
     show(report, console if console.is_terminal else Console(width=120))
     if file:
-        write_json(Path(str(file)), report)
+        write_json(file, report)
     return 0
 
 
@@ -104,12 +114,15 @@ def profile(
         raise ValueError(f"train_batch=1: expected 2 or more at imgsz={imgsz}, for a norm needs more than one value")
     if nc is not None:
         as_count("nc", nc)
+    files = {k: as_text(k, v) for k, v in (("model", model), ("baseline", baseline)) if v}
     where = as_device("cuda:0" if torch.cuda.is_available() else "cpu") if device is None else as_device(device)
     sizes = [as_count("batches", b) for b in as_list(batches)]
-    names = [Path(n).stem for n in (model, baseline) if n]
+    if not sizes:
+        raise ValueError("batches=: expected one or more batch sizes")
+    names = [Path(n).stem for n in files.values()]
     if baseline and names[0] == names[1]:
         names[1] += " (baseline)"
-    nets = {n: load(f, nc).to(where) for n, f in zip(names, (model, baseline), strict=False) if f}
+    nets = {n: load(f, nc, key).to(where) for n, (key, f) in zip(names, files.items(), strict=True)}
     report = _head_of_report(nets, names, imgsz, where)
     if "pytorch" in wanted:
         report["latency"] += pytorch_latency(nets, imgsz, sizes, where, rounds)
@@ -140,17 +153,16 @@ def _head_of_report(
     }
 
 
-def load(name: str, nc: int | None = None) -> DetectionModel:
+def load(name: str, nc: int | None = None, key: str = "model") -> DetectionModel:
     """A detection model from a YAML (random weights) or a checkpoint.
 
     Raises:
         ValueError: it is a model of another task.
     """
     if name.endswith((".yaml", ".yml")):
-        model_yaml(name)
-        net: Any = DetectionModel(name, nc=nc, verbose=False)
+        net: Any = built(name, nc, key)
     else:
-        net = checkpoint(weights_file("model", name)).float()
+        net = checkpoint(weights_file(key, name), key).float()
     if why := refusal(net):
         raise ValueError(f"{name}: {why}; give a detect YAML or weights")
     net.args = get_cfg()

@@ -79,7 +79,8 @@ def _headline(document: Document, results: dict[str, Any]) -> None:
         ap = c["metrics"].get("AP")
         who = f"**{c['arm']} against {c['baseline']} on {c['dataset']}**"
         if ap is None:
-            document.text(f"{who}: no pair of finished runs.")
+            why = "no AP, for no validation label counts" if c["seeds"] else "no pair of finished runs"
+            document.text(f"{who}: {why}.")
         elif ap["t"]["low"] is None:
             why = "one seed" if ap["n"] == 1 else f"{ap['n']} seeds without any spread"
             document.text(f"{who}: {signed(ap['mean'])} AP from {why}, which says nothing about chance.")
@@ -90,7 +91,9 @@ def _headline(document: Document, results: dict[str, Any]) -> None:
         if ap:
             document.text(
                 f"**{p['arm']} over {ap['datasets']} data sets**: {signed(ap['mean'])} AP; on these data sets "
-                f"{interval(ap['these'])}, for others like them {interval(ap['others'])} ({percent(ap)} intervals)."
+                f"{interval(ap['these'])}, for others like them {interval(ap['others'])} ({percent(ap)} intervals). "
+                "The smallest effects that could have been resolved (80 % power) are "
+                f"{number(ap['these']['resolvable'])} AP on these, {number(ap['others']['resolvable'])} AP on others."
             )
     if results["weights"] == "best":
         document.text("**The best epoch was picked on the very set that is reported: all APs are biased upwards.**")
@@ -161,7 +164,8 @@ def _pooled(document: Document, results: dict[str, Any]) -> None:
     document.heading("Pooled over data sets")
     document.text(
         "Every data set weighs the same. `these`: only seeds vary, so it speaks of these data sets. `others`: data "
-        "sets vary too, so it speaks of data sets like these. `bootstrap` resamples data sets, then seeds."
+        "sets vary too, so it speaks of data sets like these. `bootstrap` resamples data sets, then seeds. "
+        "`resolvable`: smallest true effect seen with 80 % power, on these and on others."
     )
     rows = [
         [
@@ -171,12 +175,13 @@ def _pooled(document: Document, results: dict[str, Any]) -> None:
             interval(m["these"]),
             interval(m["others"]),
             interval(m["bootstrap"]),
+            f"{number(m['these']['resolvable'])}, {number(m['others']['resolvable'])}",
         ]
         for p in results["pooled"]
         for k in SHOWN
         if (m := p["metrics"].get(k))
     ]
-    document.table(["arm", "metric", "mean", "these", "others", "bootstrap"], rows)
+    document.table(["arm", "metric", "mean", "these", "others", "bootstrap", "resolvable"], rows)
 
 
 def _per_arm(document: Document, results: dict[str, Any]) -> None:
@@ -213,9 +218,11 @@ def _cost(document: Document, results: dict[str, Any]) -> None:
         speed = f"{ratio['median']:.3f} ({number(ratio['low'], 3)} to {number(ratio['high'], 3)})" if ratio else ""
         rows.append([arm, f"{c['parameters']:,}", number(c["gflops"], 3), f"{c['head_share']:.1%}", speed])
     document.table(["arm", "parameters", "GFLOPs", "of them head", "latency over baseline"], rows)
+    first = results["datasets"][0]
     document.text(
-        f"GFLOPs: 2 per multiply-add at {results['imgsz']} pixels, model as deployed. Latency: batch 1, in turns with "
-        "the baseline in one process on the machine that wrote this report; median ratio and its interval."
+        f"GFLOPs: 2 per multiply-add at {results['imgsz']} pixels, model as deployed, with the {len(first['classes'])} "
+        f"classes of {first['name']}. Latency: batch 1, in turns with the baseline in one process on the machine that "
+        "wrote this report; median ratio and its interval."
     )
 
 

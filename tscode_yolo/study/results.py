@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tscode_yolo.study.plan import Study
+from tscode_yolo.study.record import finished
 from tscode_yolo.study.statistics import holm, paired, pooled, seeds_needed, summary
 from tscode_yolo.study.storage import read_json
 
@@ -46,7 +47,7 @@ def collect(study: Study, states: dict[Any, str] | None = None) -> tuple[list[di
         for arm in study.arms:
             for seed in study.seeds:
                 folder = study.folder(dataset, arm, seed)
-                record = read_json(folder / "result.json")
+                record = finished(folder)
                 if record is not None:
                     runs.append(record)
                     continue

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tscode_yolo.study.record import FILE, finished
 from tscode_yolo.study.storage import read_json, sole_owner, without_folders, write_json
 
 ORPHAN_CHECK_S = 1.0
@@ -27,8 +28,8 @@ def main(argv: list[str]) -> int:
     _stop_with_parent()
     try:
         with sole_owner(folder):
-            if read_json(folder / "result.json") is None:
-                write_json(folder / "result.json", execute(folder, lent))
+            if finished(folder) is None:
+                write_json(folder / FILE, execute(folder, lent))
             (folder / "error.json").unlink(missing_ok=True)
     except Exception as e:
         traceback.print_exc()
@@ -70,7 +71,8 @@ def execute(folder: Path, lent: dict[str, Any]) -> dict[str, Any]:
     record = _trained(trainer, folder)
     started = time.monotonic()
     weights = trainer.best if best else trainer.last
-    judge = partial(evaluate, weights, args=args, folder=folder / "train", rect=job["val_rect"])
+    batch = 2 * args["batch"]  # as after each epoch: images of a batch share its padding
+    judge = partial(evaluate, weights, args={**args, "batch": batch}, folder=folder / "train", rect=job["val_rect"])
     metrics = judge(Path(job["data"]), "val")
     final = job["final_data"] and judge(Path(job["final_data"]), job["final_split"])
     trainer.state_file.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from ultralytics.nn.tasks import DetectionModel
 
-from tscode_yolo.study.loading import checkpoint, model_yaml
+from tscode_yolo.study.loading import built, checkpoint
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
@@ -47,15 +47,14 @@ def model_hash(model: str) -> str:
     """
     if is_checkpoint(model):
         return file_hash(Path(model))
-    model_yaml(model)  # says clearly what is wrong with one that cannot be built
-    content: dict[str, Any] = DetectionModel(model, verbose=False).yaml  # type: ignore[assignment]
-    built = {k: v for k, v in content.items() if k != "yaml_file"}
-    return hashlib.sha256(json.dumps(built, sort_keys=True, default=repr).encode()).hexdigest()
+    content: dict[str, Any] = built(model).yaml  # type: ignore[assignment]
+    kept = {k: v for k, v in content.items() if k != "yaml_file"}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=repr).encode()).hexdigest()
 
 
 def untrained(model: str, nc: int) -> DetectionModel:
     """The model of a YAML or of a checkpoint for `nc` classes, with random weights."""
-    return DetectionModel(checkpoint(model).yaml if is_checkpoint(model) else model, nc=nc, verbose=False)
+    return DetectionModel(checkpoint(model).yaml, nc=nc, verbose=False) if is_checkpoint(model) else built(model, nc)
 
 
 def weights_of(model: nn.Module) -> dict[str, Any]:

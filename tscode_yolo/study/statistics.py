@@ -146,11 +146,23 @@ def t_power(effect: float, sd: float, n: int, alpha: float = 0.05) -> float:
     """
     if sd <= 0 or n < 2:
         raise ValueError(f"t_power: expected sd > 0 and n >= 2, got sd={sd}, n={n}")
-    df, shift = n - 1, effect / sd * math.sqrt(n)
+    return _shift_power(effect / sd * math.sqrt(n), n - 1, alpha)
+
+
+def _shift_power(shift: float, df: float, alpha: float) -> float:
+    """Chance that a two-sided t test rejects when the true mean is `shift` standard errors from zero."""
     crit = float(stats.t.isf(alpha / 2, df))
     upper, lower = float(stats.nct.sf(crit, df, shift)), float(stats.nct.cdf(-crit, df, shift))
     # scipy gives nan for the far tail, where the chance is 0 (lower tail) for a shift above zero
     return upper + (0.0 if math.isnan(lower) else lower)
+
+
+def resolvable_shift(df: float, power: float = 0.8, alpha: float = 0.05) -> float:
+    """True mean, in standard errors, that a two-sided t test of `df` degrees of freedom detects with chance `power`."""
+    high = 1.0
+    while _shift_power(high, df, alpha) < power:
+        high *= 2
+    return float(optimize.brentq(lambda s: _shift_power(s, df, alpha) - power, 1e-9, high, xtol=1e-12))
 
 
 def resolvable_effect(sd: float, n: int, power: float = 0.8, alpha: float = 0.05) -> float | None:
@@ -161,11 +173,7 @@ def resolvable_effect(sd: float, n: int, power: float = 0.8, alpha: float = 0.05
     """
     if n < 2 or sd == 0:
         return None
-    unit = 1 / math.sqrt(n)  # of effects measured in standard deviations
-    high = unit
-    while t_power(high, 1.0, n, alpha) < power:
-        high *= 2
-    return sd * float(optimize.brentq(lambda e: t_power(e, 1.0, n, alpha) - power, 1e-9 * unit, high, xtol=1e-12))
+    return sd / math.sqrt(n) * resolvable_shift(n - 1, power, alpha)
 
 
 def seeds_needed(effect: float, sd: float, power: float = 0.8, alpha: float = 0.05) -> int | None:
@@ -218,7 +226,8 @@ def pooled(groups: Mapping[str, Sequence[float]], confidence: float = 0.95, seed
       degrees of freedom (exact for normal effects and equal numbers of seeds). With two data sets it is very wide: that
       is what two data sets can say.
 
-    Between the two, ``bootstrap`` resamples data sets, then the seeds within each.
+    Between the two, ``bootstrap`` resamples data sets, then the seeds within each. Both intervals come with
+    ``resolvable``: the smallest true effect that a test of that kind detects with 80 % power.
 
     Args:
         groups: data set name -> differences, one per seed, at least one each.
@@ -239,14 +248,20 @@ def pooled(groups: Mapping[str, Sequence[float]], confidence: float = 0.95, seed
         "means": dict(zip(groups, means.tolist(), strict=True)),
         "confidence": confidence,
         "these": _mean_of_means(arrays, confidence),
-        "others": {**t_interval(means.tolist(), confidence), "sd_between": _between_sd(arrays)},
+        "others": {
+            **t_interval(means.tolist(), confidence),
+            "sd_between": _between_sd(arrays),
+            "resolvable": resolvable_effect(float(means.std(ddof=1)), len(means), alpha=1 - confidence)
+            if len(means) > 1
+            else None,
+        },
         "bootstrap": _two_level_bootstrap(arrays, confidence, seed),
     }
 
 
 def _mean_of_means(arrays: list[np.ndarray], confidence: float) -> dict[str, Any]:
     """Interval of the unweighted mean of group means, groups fixed; Satterthwaite's degrees of freedom."""
-    empty: dict[str, Any] = {"low": None, "high": None, "df": None, "se": None, "p": None}
+    empty: dict[str, Any] = dict.fromkeys(("low", "high", "df", "se", "p", "resolvable"))
     if any(len(a) < 2 for a in arrays):
         return empty
     parts = np.array([a.var(ddof=1) / len(a) for a in arrays])
@@ -261,6 +276,7 @@ def _mean_of_means(arrays: list[np.ndarray], confidence: float) -> dict[str, Any
         "df": df,
         "se": se,
         "p": float(2 * stats.t.sf(abs(mean / se), df)),
+        "resolvable": se * resolvable_shift(df, alpha=1 - confidence),
     }
 
 

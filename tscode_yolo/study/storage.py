@@ -55,7 +55,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except json.JSONDecodeError as e:
+    except (json.JSONDecodeError, UnicodeDecodeError) as e:
         folder = "/".join(path.parent.parts[-3:])
         raise ValueError(f"{path.name}: expected JSON, got {e}; restore it, or delete the folder {folder}") from e
 

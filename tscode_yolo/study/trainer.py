@@ -85,6 +85,8 @@ class StudyTrainer(DetectionTrainer):
         if threads:
             torch.set_num_threads(threads)
         self.state_file = self.wdir / "resume.pt"
+        for left in self.wdir.glob(".*.tmp"):  # of a process killed while it wrote
+            left.unlink()
         self._fingerprint = hashlib.blake2b(digest_size=16)
         self._began: set[int] = set()
         self._clock = time.monotonic()
@@ -190,12 +192,7 @@ class StudyTrainer(DetectionTrainer):
         """Go on from ``resume.pt`` if there is one."""
         if not self.state_file.exists():
             return
-        state = torch.load(self.state_file, map_location="cpu", weights_only=False)
-        if state["version"] != STATE_VERSION:
-            raise RuntimeError(
-                f"{self.state_file.name}: expected state version {STATE_VERSION}, got {state['version']}; delete the "
-                "run's folder to start it again"
-            )
+        state = self._saved_state()
         model = unwrap_model(self.model)
         model.load_state_dict(state["model"])
         restore_criterion(model, state["criterion"])
@@ -225,13 +222,34 @@ class StudyTrainer(DetectionTrainer):
         """Whether an earlier process was killed after the last epoch; what it recorded is taken over if so."""
         if not self.state_file.exists():
             return False
-        state = torch.load(self.state_file, map_location="cpu", weights_only=False)
+        state = self._saved_state()
         if state["epoch"] + 1 < self.epochs:
             return False
         for field in RECORD:
             setattr(self, field, state[field])
         self.final_eval()
         return True
+
+    def _saved_state(self) -> dict[str, Any]:
+        """What `_state` gave after the last finished epoch.
+
+        Raises:
+            RuntimeError: the file is damaged, or of another version.
+        """
+        remedy = f"delete the run's folder {'/'.join(self.save_dir.parent.parts[-3:])} to start it again"
+        try:
+            state = torch.load(self.state_file, map_location="cpu", weights_only=False)
+            version = state["version"]
+        except Exception as e:  # unpickling a damaged file may raise anything
+            raise RuntimeError(
+                f"{self.state_file.name}: expected the state of a run, got a file that cannot be read "
+                f"({type(e).__name__}); {remedy}"
+            ) from e
+        if version != STATE_VERSION:
+            raise RuntimeError(
+                f"{self.state_file.name}: expected state version {STATE_VERSION}, got {version}; {remedy}"
+            )
+        return state
 
     def _state(self) -> dict[str, Any]:
         """All that the next epoch depends on, on the CPU or wherever it lives, in full precision."""
