@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tscode_yolo.study.arguments import as_list, as_seeds, existing, one_of, take, take_only
+from tscode_yolo.study.arguments import as_list, as_seeds, as_text, existing, one_of, take, take_only
 
 KNOWN = ("model", "data", "epochs")
 
@@ -58,3 +58,10 @@ def test_lists_choices_and_files(tmp_path):
         one_of("weights", "beste", ("last", "best"))
     with pytest.raises(FileNotFoundError, match="init="):
         existing("init", tmp_path / "none.pt")
+
+
+def test_a_number_may_be_a_name_and_true_may_not():
+    assert as_text("out", 7) == "7"
+    for value in (True, None, [1]):
+        with pytest.raises(ValueError, match=r"out=.*: expected a name or path"):
+            as_text("out", value)

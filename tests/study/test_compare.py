@@ -17,6 +17,7 @@ from ultralytics.nn.tasks import DetectionModel
 
 from tscode_yolo.study import ablate, compare
 from tscode_yolo.study.engines import environment
+from tscode_yolo.study.plan import Arm, Study, make_study
 from tscode_yolo.study.storage import read_json, write_json
 
 TINY = {"imgsz": 64, "batch": 4, "nbs": 4, "epochs": 2, "latency": False, "last": 2}
@@ -35,6 +36,32 @@ def test_bad_arguments_are_explained(args, message):
         compare.main(args)
 
 
+def test_ablate_has_no_model_of_its_own():
+    with pytest.raises(ValueError, match="model=: not an argument of ablate, its models are made from base="):
+        ablate.main({"data": "d.yaml", "grid": "table1", "model": "yolo11n.yaml"})
+
+
+def test_a_folder_keeps_the_report_of_another_study(drawn, tmp_path):
+    named = [Arm("a", "yolo11n.yaml"), Arm("b", "yolov8n.yaml")]
+
+    def study(arms: list[Arm], seeds: int = 1) -> Study:
+        ours = {"data": str(drawn), "epochs": 1, "seeds": seeds, "out": str(tmp_path)}
+        return make_study("compare", arms, ours, {"imgsz": 64, "batch": 4})
+
+    compare.require_same_report(study(named))
+    write_json(tmp_path / "results.json", compare.describe(study(named)))
+    compare.require_same_report(study([*named, Arm("c", "yolo12n.yaml")], seeds=2))
+    with pytest.raises(ValueError, match=f"got {tmp_path.name} with a report of b; choose another out="):
+        compare.require_same_report(study([named[0], Arm("c", "yolo12n.yaml")]))
+
+
+def test_the_default_folder_names_models_and_data(drawn, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arms = [Arm("a", "yolo11n.yaml"), Arm("b", "yolov8n.yaml")]
+    study = make_study("compare", arms, {"data": str(drawn), "epochs": 1}, {"imgsz": 64, "batch": 4})
+    assert study.out == tmp_path / "runs/study/b-vs-a-on-drawn"
+
+
 @pytest.mark.slow
 def test_compare_from_nothing_to_the_report_with_a_failure_a_retry_and_more_seeds(drawn, draw, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/some/where/tscode", "compare", f"data={drawn}"])
@@ -47,6 +74,7 @@ def test_compare_from_nothing_to_the_report_with_a_failure_a_retry_and_more_seed
     assert compare.main({**args, "seeds": 2}) == 1
     results = read_json(out / "results.json")
     assert [(m["arm"], m["seed"]) for m in results["missing"]] == [("yolo11n-tscode", 1)]
+    assert "delete the run's folder drawn/yolo11n-tscode/seed1 to start it again" in results["missing"][0]["why"]
     assert results["comparisons"][0]["seeds"] == [0]
     stamps = {p: p.stat().st_mtime_ns for p in out.rglob("result.json")}
     assert len(stamps) == 3

@@ -39,3 +39,11 @@ def test_a_data_yaml_without_a_split_is_refused_by_name(tmp_path):
     (tmp_path / "d.yaml").write_text("path: .\ntrain: images\nnames: [a]\n")
     with pytest.raises(ValueError, match=r"data=d\.yaml: .*'val:' key missing$"):
         data_yaml(tmp_path / "d.yaml")
+
+
+def test_a_file_of_another_kind_is_no_data_yaml(tmp_path):
+    (tmp_path / "yolo11n.pt").touch()
+    with pytest.raises(ValueError, match=r"data=yolo11n\.pt: "):
+        data_yaml(tmp_path / "yolo11n.pt")
+    with pytest.raises(FileNotFoundError, match=r"data=none\.yaml: "):
+        data_yaml("none.yaml")

@@ -78,6 +78,7 @@ def test_the_optimizer_is_named_whatever_was_asked(drawn, tmp_path, epochs, give
         ({}, {"device": "foo"}, "device=foo: expected cpu, mps, or the number of a GPU"),
         ({}, {"device": 99}, "device=99: expected"),
         ({}, {"freeze": "abc"}, "freeze='abc'"),
+        ({}, {"classes": "a"}, "classes='a': expected a whole number"),
         ({}, {"cache": "foo"}, "cache='foo': expected one of true, false, ram, disk"),
         ({}, {"optimizer": "adamw"}, "did you mean AdamW"),
         ({}, {"lr0": "abc"}, "lr0"),

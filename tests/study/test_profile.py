@@ -93,11 +93,32 @@ def _classifier(folder):
         ({"model": "yolo11n.yaml", "imgsz": 64, "train_batch": 1}, "train_batch=1: expected 2 or more"),
         ({"model": "yolo11n.yaml", "device": "foo"}, "device=foo"),
         ({"model": "README.md"}, "model=README.md: expected a checkpoint"),
+        ({"model": 5}, "model=5: expected a checkpoint"),
+        ({"model": True}, "model=True: expected a name or path"),
+        ({"model": "yolo11n.yaml", "batches": None}, "batches=: expected one or more"),
+        ({"model": "yolo11n.yaml", "json": "."}, "json=.: expected a file, got a folder"),
+        ({"model": "yolov8n-world.yaml"}, "expected the YAML of a detection model, got one the host cannot build"),
     ],
 )
 def test_bad_arguments_are_explained(args, message):
     with pytest.raises(ValueError, match=message):
         pf.main(args)
+
+
+def test_what_is_not_there_is_named_by_its_argument():
+    for args, message in (
+        ({"model": "yolo11n.yaml", "baseline": "none.pt"}, "baseline=none.pt: expected a file"),
+        ({"model": "yolo11n.yaml", "baseline": "none.yaml"}, "baseline=none.yaml: expected a model YAML"),
+    ):
+        with pytest.raises(FileNotFoundError, match=message):
+            pf.main(args)
+
+
+def test_a_file_that_cannot_be_written_is_said_before_anything_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(pf, "profile", lambda **_: pytest.fail("measured"))
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"json=.*expected a place to write to"):
+        pf.main({"model": "yolo11n.yaml", "json": str(tmp_path / "file/p.json")})
 
 
 def test_the_head_is_timed_on_the_maps_it_really_reads():

@@ -161,6 +161,15 @@ def test_arms_are_called_by_their_labels(tmp_path):
     assert [g["arm"] for g in stored["groups"]] == ["stock", "ours", "third", "fourth"]
 
 
+def test_a_label_is_no_html(tmp_path):
+    from tscode_yolo.study.document import Document
+
+    document = Document("<b>a</b>")
+    document.table(["x"], [["<i> | `a<b`"]])
+    assert document.markdown() == "# &lt;b>a&lt;/b>\n\n| x |\n| --- |\n| &lt;i> \\| `a<b` |\n"
+    assert "<b>a" not in document.html()
+
+
 def test_arms_without_labels_are_called_by_name(tmp_path):
     s = study(tmp_path)
     s.arms = [Arm("stock", "stock.yaml"), Arm("ours", "ours.yaml")]

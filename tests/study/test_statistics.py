@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats as scipy_stats
 
 from tscode_yolo.study import statistics as st
 
@@ -141,6 +142,21 @@ def test_pooled_over_other_data_sets_is_the_t_interval_of_the_means():
     assert (result["others"]["low"], result["others"]["high"]) == pytest.approx((-10.7062, 14.7062), abs=1e-3)
     # variance of the means 2, of which 2/2 = 1 is the seeds': 1 is left between data sets
     assert result["others"]["sd_between"] == pytest.approx(1.0)
+
+
+def test_the_resolvable_effect_of_pooled_seeds_is_seen_as_often_as_it_says():
+    """Two groups of equal size and spread: Satterthwaite's test of the mean has 2(n - 1) degrees of freedom."""
+    n, rng = 6, np.random.default_rng(0)
+    sample = [rng.normal(0, 1, n) for _ in "ab"]
+    a, b = ((s - s.mean()) / s.std(ddof=1) for s in sample)
+    these = st.pooled({"a": a, "b": b})["these"]
+    assert these["df"] == pytest.approx(2 * (n - 1))
+    shift = these["resolvable"] / these["se"]
+    t = (rng.normal(shift, 1, 200_000)) / np.sqrt(rng.chisquare(these["df"], 200_000) / these["df"])
+    assert (np.abs(t) > scipy_stats.t.ppf(0.975, these["df"])).mean() == pytest.approx(0.8, abs=0.005)
+    others = st.pooled({"a": a, "b": b + 1})["others"]
+    assert others["resolvable"] == pytest.approx(st.resolvable_effect(math.sqrt(0.5), 2))
+    assert st.pooled({"a": [1.0], "b": [2.0]})["these"]["resolvable"] is None
 
 
 def test_two_level_bootstrap_is_that_of_all_resamples():

@@ -205,10 +205,19 @@ def test_a_run_killed_between_training_and_judging_is_only_judged(drawn, tmp_pat
     hold += f"sys.exit(run.main([{str(folder)!r}]))"
     assert subprocess.run([sys.executable, "-c", hold], env=environment(), check=False).returncode == 9
     assert (folder / "train/weights/resume.pt").exists()
-    assert _start(folder).wait() == 0
+    asked = tmp_path / "asked.json"
+    watch = "import json, sys; from tscode_yolo.study import evaluation as e, run; real = e.evaluate; "
+    watch += "e.evaluate = lambda w, d, s, args, **k: "
+    watch += (
+        f"[open({str(asked)!r}, 'w').write(json.dumps([args['batch'], k['rect']])), real(w, d, s, args=args, **k)][1]; "
+    )
+    watch += f"sys.exit(run.main([{str(folder)!r}]))"
+    assert subprocess.run([sys.executable, "-c", watch], env=environment(), check=False).returncode == 0
     result = read_json(folder / "result.json")
     assert [h["epoch"] for h in result["history"]] == [1]
     assert result["resumed"] == []
+    # as the host validates after each epoch: batches of twice the size, for images of a batch share its padding
+    assert read_json(asked) == [2 * read_json(folder / "job.json")["train"]["batch"], True]
 
 
 @pytest.mark.slow
