@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,25 +24,26 @@ def coco128(installed, shared) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(installed, shared, coco128) -> dict[str, Path]:
-    """Weights of one epoch on coco128 from the restored weights, by family."""
-    best = {}
-    for family in ("yolo11n", "yolo26n"):
+def trained(installed, shared, coco128) -> Callable[[str], Path]:
+    """Weights of one epoch on coco128 from a family's restored weights, trained when first asked for."""
+
+    @functools.cache
+    def best(family: str) -> Path:
         weights = shared / f"weights/{family}-restored.pt"
         options = (f"pretrained={weights}", "epochs=1", "imgsz=160", "batch=16", "workers=0", "device=cpu")
         out = yolo(installed, "train", f"model={family}-tscode.yaml", f"data={coco128}", f"name={family}", *options)
         assert "(100 %)" in out
-        best[family] = installed / f"runs/detect/{family}/weights/last.pt"
+        return installed / f"runs/detect/{family}/weights/last.pt"
+
     return best
 
 
 @pytest.mark.parametrize("family", ["yolo11n", "yolo26n"])
 def test_training_on_coco128_starts_from_official_weights(installed, trained, coco128, family):
+    weights = trained(family)
     losses = rows(installed / f"runs/detect/{family}/results.csv")[-1]
     assert 0 < losses["train/box_loss"] < 10
-    out = yolo(
-        installed, "val", f"model={trained[family]}", f"data={coco128}", "imgsz=160", "device=cpu", "plots=False"
-    )
+    out = yolo(installed, "val", f"model={weights}", f"data={coco128}", "imgsz=160", "device=cpu", "plots=False")
     assert "128        898" in out  # every image and box of val was judged
 
 
@@ -98,5 +101,5 @@ def test_tracking_the_real_video(installed, shared, trained, tracker):
         config.write_text(text.replace("with_reid: False", "with_reid: True"))
     video = shared / "data/video/bikes.mp4"
     options = ("imgsz=160", "conf=0.01", "device=cpu", "vid_stride=5")
-    out = yolo(installed, "track", f"model={trained['yolo11n']}", f"source={video}", f"tracker={config}", *options)
+    out = yolo(installed, "track", f"model={trained('yolo11n')}", f"source={video}", f"tracker={config}", *options)
     assert "(frame 50/50)" in out or "(frame 250/250)" in out

@@ -119,6 +119,7 @@ def _job(folder: Path, data: Path, model: str, **train: object) -> Path:
         "last": 2,
         "every": 1,
         "weights": "last",
+        "val_rect": True,
         "final_data": None,
         "final_split": None,
     }
