@@ -22,7 +22,7 @@ import yaml
 
 from tscode_yolo.study.arguments import OWN_KEYS, as_list, as_text, existing, take, unknown
 from tscode_yolo.study.compare import carry_out
-from tscode_yolo.study.inventory import read_dataset
+from tscode_yolo.study.inventory import dataset_name
 from tscode_yolo.study.jobs import BEGUN
 from tscode_yolo.study.loading import model_yaml
 from tscode_yolo.study.plan import Arm, make_study, resolve_model
@@ -74,7 +74,7 @@ def main(args: dict[str, Any]) -> int:
         raise ValueError("model=: not an argument of ablate, its models are made from base= and the rows of grid=")
     ours, theirs = take(args, ARGUMENTS, required=("data", "grid"))
     base, rows = read_grid(str(ours["grid"]), as_text("base", ours["base"]) if ours.get("base") else None)
-    sets = [read_dataset(as_text("data", d)).name for d in as_list(ours["data"])]
+    sets = [dataset_name(as_text("data", d)) for d in as_list(ours["data"])]
     default = "-".join(["ablate", Path(str(ours["grid"])).stem, Path(base).stem, "on", *sets])
     out = Path(as_text("out", ours.get("out") or f"runs/study/{default}")).expanduser().absolute()
     with quiet_host():

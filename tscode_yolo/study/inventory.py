@@ -45,6 +45,11 @@ class DataSet:
         }
 
 
+def dataset_name(data: str | Path) -> str:
+    """The short name that `read_dataset` gives a data YAML, without reading its images."""
+    return _name(_file(data_yaml(data), data))
+
+
 def read_dataset(data: str | Path) -> DataSet:
     """Resolve a data YAML as the host does, list every image of its splits and hash images and labels.
 
@@ -53,7 +58,7 @@ def read_dataset(data: str | Path) -> DataSet:
         ValueError: no data YAML, or train or val is missing or empty.
     """
     info = data_yaml(data)
-    yaml = Path(info.get("yaml_file") or data).absolute()
+    yaml = _file(info, data)
     images = {s: tuple(_image_files(info[s])) for s in SPLITS if info.get(s)}
     for split in ("train", "val"):
         if not images.get(split):
@@ -66,8 +71,7 @@ def read_dataset(data: str | Path) -> DataSet:
         labels = (_digest(Path(p)) for p in img2label_paths([str(f) for f in files]))
         for image, digest, label in zip(files, digests[split], labels, strict=True):
             total.update(f"{split} {image.name} {digest} {label}\n".encode())
-    name = yaml.parent.name if yaml.stem == "data" else yaml.stem
-    return DataSet(name, yaml, names, images, digests, total.hexdigest())
+    return DataSet(_name(yaml), yaml, names, images, digests, total.hexdigest())
 
 
 def require_unseen(final: DataSet, split: str, trained: DataSet) -> None:
@@ -95,6 +99,14 @@ def require_unseen(final: DataSet, split: str, trained: DataSet) -> None:
             f"final={final.yaml.name}: expected images that training never saw, got {len(shared)} that are also in "
             f"{trained.name} (first: {shared[0]}); keep them out of one of the two"
         )
+
+
+def _file(info: dict[str, Any], data: str | Path) -> Path:
+    return Path(info.get("yaml_file") or data).absolute()
+
+
+def _name(yaml: Path) -> str:
+    return yaml.parent.name if yaml.stem == "data" else yaml.stem
 
 
 def _image_files(entry: str | Path | Iterable[str | Path]) -> list[Path]:

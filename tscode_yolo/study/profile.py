@@ -63,7 +63,7 @@ ARGUMENTS = {
 def main(args: dict[str, Any]) -> int:
     """Run the verb: print the tables, write ``json=FILE`` if asked."""
     given = take_only(args, ARGUMENTS, required=("model",))
-    file = writable("json", given.pop("json")) if given.get("json") else given.pop("json", None)
+    file = writable("json", name) if (name := given.pop("json", None)) else None
     report = profile(**given)
     console = Console()
     show(report, console if console.is_terminal else Console(width=120))
