@@ -168,6 +168,24 @@ def test_sums_in_place_are_the_sums_to_the_last_bit(height, width):
     assert torch.equal(found, expected)
 
 
+def test_the_strided_sum_of_cuda_is_the_sum_to_the_last_bit():
+    x, quadrants = torch.randn(2, 3, 6, 10), torch.randn(2, 12, 3, 5)
+    expected = x + context.rearrange_quadrants(quadrants, x)
+    found = context._add_at_once(x, quadrants)
+    assert found is x
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("size", [(6, 10), (5, 10)])
+def test_sums_in_place_on_cuda(size):
+    x = torch.randn(2, 3, *size, device="cuda")
+    quadrants = torch.randn(2, 12, 3, 5, device="cuda")
+    expected = x + context.rearrange_quadrants(quadrants, x)
+    with torch.no_grad():
+        assert torch.equal(context.add_quadrants(x, quadrants), expected)
+
+
 def test_no_trace_and_no_export_sees_a_sum_in_place():
     sums = torch.nn.Module()
     sums.forward = lambda x, q: context.add_quadrants(x * 1, q)

@@ -47,6 +47,13 @@ def test_a_format_whose_packages_are_missing_is_reported(monkeypatch):
     assert report["training"]["ratio"] is None
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what a machine without CUDA is told")
+def test_a_cuda_graph_needs_cuda():
+    report = pf.profile("yolo11n.yaml", imgsz=64, rounds=2, formats="cudagraph", batches=1, train_batch=2)
+    assert report["skipped"] == {"cudagraph": "needs a CUDA device, got device=cpu"}
+    assert report["latency"] == []
+
+
 @pytest.mark.slow
 def test_exported_models_are_timed_in_their_runtime():
     pytest.importorskip("onnxruntime")
@@ -86,10 +93,10 @@ def _classifier(folder):
     [
         ({"baseline": "yolo11n.yaml"}, "got no model="),
         ({"model": "yolo11n.yaml", "format": "onnx"}, "did you mean formats="),
-        ({"model": "yolo11n.yaml", "formats": "onxx"}, "expected one of pytorch, onnx, openvino"),
+        ({"model": "yolo11n.yaml", "formats": "onxx"}, "expected one of pytorch, cudagraph, onnx, openvino"),
         ({"model": "yolo11n.yaml", "imgsz": 3}, "imgsz=3"),
         ({"model": "yolo11n.yaml", "nc": 0}, "nc=0"),
-        ({"model": "yolo11n.yaml", "formats": ""}, "formats=: expected one or more of pytorch, onnx, openvino"),
+        ({"model": "yolo11n.yaml", "formats": ""}, "formats=: expected one or more of pytorch, cudagraph, onnx, open"),
         ({"model": "yolo11n.yaml", "imgsz": 64, "train_batch": 1}, "train_batch=1: expected 2 or more"),
         ({"model": "yolo11n.yaml", "device": "foo"}, "device=foo"),
         ({"model": "README.md"}, "model=README.md: expected a checkpoint"),
@@ -135,3 +142,21 @@ def test_profile_on_cuda_uses_events_and_mixed_precision():
     assert report["amp"]
     assert report["device"] == torch.cuda.get_device_name(0)
     assert report["training"]["peak_bytes"]["yolo11n"] > 0
+
+
+@pytest.mark.gpu
+def test_a_cuda_graph_computes_what_the_call_does():
+    net = pf.flops.deployed(pf.load("yolo11n-tscode.yaml", 3).cuda()).half()
+    image = torch.rand(1, 3, 64, 64, device="cuda").half()
+    kept = []
+
+    def call():
+        kept[:] = [net(image)[0]]
+
+    with torch.inference_mode():
+        replay = pf._captured(call)
+        image.copy_(torch.rand_like(image))
+        replay()
+        torch.testing.assert_close(kept[0], net(image)[0])
+    report = pf.profile("yolo11n-tscode.yaml", "yolo11n.yaml", imgsz=64, rounds=6, batches=1, formats="cudagraph")
+    assert [(r["format"], r["part"]) for r in report["latency"]] == [("cudagraph", "model"), ("cudagraph", "head")]

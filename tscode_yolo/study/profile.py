@@ -45,7 +45,14 @@ from tscode_yolo.study.provenance import provenance
 from tscode_yolo.study.storage import write_json
 from tscode_yolo.study.training import loss_cost, training_cost
 
-FORMATS = {"pytorch": (), "onnx": ("onnx", "onnxruntime"), "openvino": ("openvino",)}  # format -> modules it needs
+GRAPH = "cudagraph"  # PyTorch's kernels as one CUDA graph: their own time, without that of launching them one by one
+FORMATS = {  # format -> modules it needs
+    "pytorch": (),
+    GRAPH: (),
+    "onnx": ("onnx", "onnxruntime"),
+    "openvino": ("openvino",),
+}
+GRAPH_WARMUP = 3  # calls before the capture: anchors and cuDNN's choices are made in the first
 ARGUMENTS = {
     "model": "YAML or checkpoint of a detection model",
     "baseline": "another one, measured in turns with it, for the ratios",
@@ -127,7 +134,12 @@ def profile(
     if "pytorch" in wanted:
         report["latency"] += pytorch_latency(nets, imgsz, sizes, where, rounds)
     for fmt in (f for f in wanted if f != "pytorch"):
-        if missing := [m for m in FORMATS[fmt] if find_spec(m) is None]:
+        if fmt == GRAPH:
+            if where.type == "cuda":
+                report["latency"] += pytorch_latency(nets, imgsz, sizes, where, rounds, graph=True)
+            else:
+                report["skipped"][fmt] = f"needs a CUDA device, got device={where}"
+        elif missing := [m for m in FORMATS[fmt] if find_spec(m) is None]:
             report["skipped"][fmt] = f"not installed: {', '.join(missing)}"
         else:
             report["latency"] += exported_latency(nets, fmt, imgsz, sizes, rounds)
@@ -170,18 +182,50 @@ def load(name: str, nc: int | None = None, key: str = "model") -> DetectionModel
 
 
 def pytorch_latency(
-    nets: dict[str, DetectionModel], imgsz: int, batches: list[int], device: torch.device, rounds: int
+    nets: dict[str, DetectionModel],
+    imgsz: int,
+    batches: list[int],
+    device: torch.device,
+    rounds: int,
+    graph: bool = False,
 ) -> list[dict[str, Any]]:
-    """Time of model and head alone, fused and in eval mode, as `timed` rows; the head gets maps that the model made."""
-    ready = {name: flops.deployed(net) for name, net in nets.items()}
+    """Time of model and head alone, fused and in eval mode, as `timed` rows; the head gets maps that the model made.
+
+    On CUDA weights and images are in half precision, as in the host's ``half=True``.
+
+    Args:
+        nets: name -> model, on `device`.
+        imgsz: side of the square input in pixels.
+        batches: batch sizes.
+        device: of the models.
+        rounds: of timing.
+        graph: replay each call as one CUDA graph; CUDA only.
+    """
+    dtype = torch.half if device.type == "cuda" else torch.float
+    ready = {name: flops.deployed(net).to(dtype) for name, net in nets.items()}
+    fmt, wrap = (GRAPH, _captured) if graph else ("pytorch", _same)
     rows = []
     for batch in batches:
-        image = torch.rand(batch, 3, imgsz, imgsz, device=device)
-        whole = {name: _inference(net, partial(_same, image), device) for name, net in ready.items()}
-        heads = {n: _inference(_head(net), _head_input(net, image), device) for n, net in ready.items()}
-        rows.append(timed("pytorch", "model", batch, whole, device, rounds))
-        rows.append(timed("pytorch", "head", batch, heads, device, rounds))
+        image = torch.rand(batch, 3, imgsz, imgsz, device=device, dtype=dtype)
+        whole = {name: wrap(_inference(net, partial(_same, image))) for name, net in ready.items()}
+        heads = {n: wrap(_inference(_head(net), _head_input(net, image))) for n, net in ready.items()}
+        rows.append(timed(fmt, "model", batch, whole, device, rounds))
+        rows.append(timed(fmt, "head", batch, heads, device, rounds))
     return rows
+
+
+def _captured(call: Callable[[], object]) -> Callable[[], object]:
+    """The kernels of a call as one CUDA graph, to be replayed on the same inputs."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(GRAPH_WARMUP):
+            call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
 
 
 def exported_latency(
@@ -197,7 +241,7 @@ def exported_latency(
                 torch.save({"model": deepcopy(net).cpu().float(), "train_args": {"task": "detect"}}, weights)
                 exported = YOLO(str(weights)).export(format=fmt, imgsz=imgsz, batch=batch, device="cpu", verbose=False)
                 image = torch.rand(batch, 3, imgsz, imgsz)
-                calls[name] = _inference(AutoBackend(exported, device=device), partial(_same, image), device)
+                calls[name] = _inference(AutoBackend(exported, device=device), partial(_same, image))
             rows.append(timed(fmt, "model", batch, calls, device, rounds, settle=True))
     return rows
 
@@ -213,11 +257,11 @@ def quiet_host() -> Iterator[None]:
         LOGGER.setLevel(level)
 
 
-def _inference(net: nn.Module, make_input: Callable[[], Any], device: torch.device) -> Callable[[], object]:
-    """A forward pass without gradients as a call without arguments; mixed precision on CUDA."""
+def _inference(net: nn.Module, make_input: Callable[[], Any]) -> Callable[[], object]:
+    """A forward pass without gradients as a call without arguments."""
 
     def run() -> object:
-        with torch.inference_mode(), torch.autocast(device.type, enabled=device.type == "cuda"):
+        with torch.inference_mode():
             return net(make_input())
 
     return run
@@ -247,7 +291,7 @@ def _head_input(net: DetectionModel, image: Tensor) -> Callable[[], list[Tensor]
 
     head.forward = catch  # type: ignore[method-assign]
     try:
-        with torch.inference_mode(), torch.autocast(image.device.type, enabled=image.device.type == "cuda"):
+        with torch.inference_mode():
             net(image)
     finally:
         del head.forward

@@ -63,7 +63,8 @@ def _head(name: str, cost: dict[str, Any]) -> Table:
 def _times(report: dict[str, Any]) -> Table:
     """Ratios where there is a baseline; without one, milliseconds, for this machine only."""
     paired = report["baseline"] is not None
-    place = f"{report['device']}, {report['threads']} threads" + (", mixed precision" if report["amp"] else "")
+    precision = ", half precision, training mixed" if report["amp"] else ""
+    place = f"{report['device']}, {report['threads']} threads{precision}"
     title = f"{report['model']} over {report['baseline']}" if paired else f"{report['model']}, milliseconds"
     table = Table("what", "format", "batch", "median", "interval" if paired else "p25-p75", "p5-p95", "peak memory")
     table.title = f"{title} ({place})"
