@@ -225,7 +225,12 @@ def _captured(call: Callable[[], object]) -> Callable[[], object]:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         call()
-    return graph.replay
+
+    def replay() -> None:
+        assert call is not None  # what it reads must outlive the capture
+        graph.replay()
+
+    return replay
 
 
 def exported_latency(
