@@ -60,13 +60,15 @@ def test_the_latency_of_scales_is_measured_once(installed, tmp_path):
     file = tmp_path / "latency.json"
     options = ("imgsz=64", "families=yolo11", "scales=n", "formats=pytorch,onnx", "rounds=6")
     command = (sys.executable, REPO / "examples/head_latency.py", f"json={file}", *options)
-    assert "yolo11n, onnx, model:" in run(*command, cwd=installed).stdout
+    assert "yolo11n, onnx, batch 1, model:" in run(*command, cwd=installed).stdout
     rows = json.loads(file.read_text())["rows"]
     assert [(r["format"], r["part"]) for r in rows] == [("pytorch", "model"), ("pytorch", "head"), ("onnx", "model")]
     assert all(r["ratio"]["low"] <= r["ratio"]["median"] <= r["ratio"]["high"] for r in rows)
     assert "yolo11n" not in run(*command, cwd=installed).stdout
     other = run(*command, "threads=2", cwd=installed, check=False)
     assert "holds rows with another threads" in other.stderr
+    other = run(*command[:2], "json=graph.json", "formats=cudagraph", "device=cpu", cwd=installed, check=False)
+    assert "formats=cudagraph: expected a CUDA device, got device=cpu" in other.stderr
 
 
 @pytest.mark.parametrize("track", [[], ["--track"]], ids=["detect", "track"])
