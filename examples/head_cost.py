@@ -5,7 +5,8 @@
 
 (One line.) ``options`` change the TSCODE head, as in its ``tscode:`` mapping.
 
-Counted, not timed: GFLOPs of the head as deployed (2 per multiply-add) and its parameters, see `tscode profile`.
+Counted, not timed: GFLOPs of the head as deployed (2 per multiply-add), its parameters, the operations it launches and
+the bytes they move, see `tscode profile`.
 YOLO26 has two rows: as deployed with NMS (one-to-many branch), and with ``nms=False`` (one-to-one branch).
 """
 
@@ -23,6 +24,15 @@ from tscode_yolo.study.loading import with_options
 from tscode_yolo.study.profile import load, quiet_host
 from tscode_yolo.study.provenance import provenance
 from tscode_yolo.study.storage import write_json
+from tscode_yolo.study.traffic import summary, trace
+
+SHOWN = {"gflops": "GFLOPs", "parameters": "parameters", "operations": "operations", "bytes": "bytes moved"}
+RATIOS = {
+    "gflops": "gflops_ratio",
+    "parameters": "parameter_ratio",
+    "operations": "operation_ratio",
+    "bytes": "bytes_ratio",
+}
 
 
 def main(args: dict) -> int:
@@ -42,19 +52,24 @@ def compared(name: str, imgsz: int, options: Any = None) -> list[dict[str, Any]]
     with quiet_host():
         tscode = DetectionModel(with_options(f"{name}-tscode.yaml", options), verbose=False)
         nets: list[Any] = [tscode, load(f"{name}.yaml")]
-        counts = {name: [count(net, imgsz)["head"] for net in nets]}
+        counts = {name: [head_of(net, imgsz) for net in nets]}
         if getattr(nets[1].model[-1], "one2one_cv2", None) is not None:
             for net in nets:
                 net.end2end = True
-            counts[f"{name} nms=False"] = [count(net, imgsz)["head"] for net in nets]
-    for label, heads in counts.items():
-        ours, stock = ({"gflops": h["gflops"], "parameters": sum(p["parameters"] for p in h["parts"])} for h in heads)
+            counts[f"{name} nms=False"] = [head_of(net, imgsz) for net in nets]
+    for label, (ours, stock) in counts.items():
         row = {"model": label, **ours, **{f"stock_{k}": v for k, v in stock.items()}}
-        row |= {"gflops_ratio": ours["gflops"] / stock["gflops"]}
-        row |= {"parameter_ratio": ours["parameters"] / stock["parameters"]}
+        row |= {ratio: ours[k] / stock[k] for k, ratio in RATIOS.items()}
         rows.append(row)
-        print(f"{label}: GFLOPs {row['gflops_ratio']:.3f}, parameters {row['parameter_ratio']:.3f}", flush=True)
+        print(f"{label}: {', '.join(f'{shown} {row[RATIOS[k]]:.3f}' for k, shown in SHOWN.items())}", flush=True)
     return rows
+
+
+def head_of(net: DetectionModel, imgsz: int) -> dict[str, Any]:
+    """What is compared of a model's head."""
+    head = count(net, imgsz)["head"]
+    moved = summary(trace(net, imgsz))["head"]
+    return {"gflops": head["gflops"], "parameters": sum(p["parameters"] for p in head["parts"]), **moved}
 
 
 if __name__ == "__main__":

@@ -34,6 +34,8 @@ def test_profile_with_a_baseline_quotes_ratios(tmp_path, capsys):
         "TSCODEDetect",
         "second counter",
         "2 per multiply-add",
+        "Traffic of one image",
+        "GB/s copied",
     ):
         assert part in out
     assert str(tmp_path) not in file.read_text()

@@ -25,7 +25,7 @@ from ultralytics.nn.autobackend import AutoBackend
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import LOGGER
 
-from tscode_yolo.study import flops
+from tscode_yolo.study import flops, traffic
 from tscode_yolo.study.arguments import (
     as_count,
     as_device,
@@ -105,9 +105,9 @@ def profile(
         train_batch: batch size of the training step.
 
     Returns:
-        ``models``: name -> `flops.count`; ``latency``: one row for each format, batch and part (model or head);
-        ``training``: time and peak memory of a step; ``loss``: time of the assignment and losses in it; ``skipped``;
-        ``provenance``. No path of this machine.
+        ``models``: name -> `flops.count` and ``traffic`` (`traffic.summary`, at this machine's ``rates``); ``latency``:
+        one row for each format, batch and part (model or head); ``training``: time and peak memory of a step; ``loss``:
+        time of the assignment and losses in it; ``skipped``; ``provenance``. No path of this machine.
 
     Raises:
         ValueError: an argument that makes no sense, or a model that does not detect.
@@ -152,6 +152,10 @@ def _head_of_report(
     nets: dict[str, DetectionModel], names: list[str], imgsz: int, where: torch.device
 ) -> dict[str, Any]:
     """What was measured, where, and everything that is counted rather than timed."""
+    rates = traffic.machine_rates(where)
+    counted = {n: flops.count(net, imgsz) for n, net in nets.items()}
+    for name, net in nets.items():
+        counted[name]["traffic"] = traffic.summary(traffic.trace(net, imgsz), rates)
     return {
         "imgsz": imgsz,
         "model": names[0],
@@ -159,7 +163,8 @@ def _head_of_report(
         "device": torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "amp": where.type == "cuda",
-        "models": {n: flops.count(net, imgsz) for n, net in nets.items()},
+        "rates": rates,
+        "models": counted,
         "latency": [],
         "skipped": {},
     }

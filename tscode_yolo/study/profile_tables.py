@@ -16,6 +16,7 @@ def show(report: dict[str, Any], console: Console) -> None:
         f"GFLOPs: 1e9 operations, 2 per multiply-add, at {report['imgsz']}x{report['imgsz']}, model as deployed"
     )
     console.print(_totals(report))
+    console.print(_traffic(report))
     for name, cost in report["models"].items():
         console.print(_blocks(name, cost))
         console.print(_head(name, cost))
@@ -36,6 +37,18 @@ def _totals(report: dict[str, Any]) -> Table:
         head = cost["head"]
         share = f"{head['gflops_share']:.1%} of GFLOPs, {head['parameter_share']:.1%} of parameters"
         table.add_row(name, f"{cost['parameters']:,}", f"{cost['gflops']:.3f}", check, f"{head['gflops']:.3f}", share)
+    return table
+
+
+def _traffic(report: dict[str, Any]) -> Table:
+    """Of the model and of its head: kernels, bytes, and the time of both at full rate; see `traffic`."""
+    rates = report["rates"]
+    table = Table("model", "part", "operations", "MB moved", "ms at full rate", title="Traffic of one image, batch 1")
+    table.caption = f"full rate: {rates['bytes_per_s'] / 1e9:.0f} GB/s copied, {rates['flops_per_s'] / 1e9:.0f} GFLOP/s"
+    for name, cost in report["models"].items():
+        moved = cost["traffic"]
+        for part, of in (("model", moved), ("head", moved["head"])):
+            table.add_row(name, part, str(of["operations"]), f"{of['bytes'] / 1e6:.1f}", f"{of['roofline_ms']:.3f}")
     return table
 
 
