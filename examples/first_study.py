@@ -22,6 +22,7 @@ from pool_studies import pool, text
 from tscode_yolo.cli import parse
 from tscode_yolo.study import compare
 from tscode_yolo.study.inventory import read_dataset
+from tscode_yolo.study.provenance import provenance
 from tscode_yolo.study.storage import write_json
 
 DEFAULTS: dict[str, Any] = {"epochs": 40, "seeds": 3, "imgsz": 320, "batch": 16, "last": 5}
@@ -48,7 +49,7 @@ def main(args: dict[str, Any]) -> int:
         }
         code |= compare.main({**args, **own, "data": data, "out": str(out / family)})
     found = pool(out / f / "results.json" for f in families)
-    write_json(out / "pooled.json", found)
+    write_json(out / "pooled.json", {**found, "provenance": provenance()})
     print(text(found))
     return code
 

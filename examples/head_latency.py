@@ -17,14 +17,17 @@ from typing import Any
 import torch
 
 from tscode_yolo.cli import parse
-from tscode_yolo.study.arguments import as_count, as_device, as_list, as_side, one_of
+from tscode_yolo.study.arguments import as_count, as_device, as_list, as_side, one_of, take_only
 from tscode_yolo.study.profile import FORMATS, GRAPH, exported_latency, load, pytorch_latency, quiet_host
 from tscode_yolo.study.provenance import provenance
 from tscode_yolo.study.storage import read_json, write_json
 
+ARGUMENTS = ("json", "imgsz", "families", "scales", "formats", "rounds", "threads", "device", "batches")
+
 
 def main(args: dict[str, Any]) -> int:
     """Time every model that is asked for."""
+    args = take_only(args, ARGUMENTS, required=("json",))
     file, imgsz = Path(str(args["json"])), as_side(args.get("imgsz", 640))
     rounds = as_count("rounds", args.get("rounds", 30), 6)  # fewer give no interval
     torch.set_num_threads(as_count("threads", args.get("threads", 1)))

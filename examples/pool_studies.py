@@ -17,9 +17,14 @@ from typing import Any
 
 from tscode_yolo.cli import parse
 from tscode_yolo.study.arguments import as_list, existing
+from tscode_yolo.study.provenance import provenance
 from tscode_yolo.study.statistics import pooled
 from tscode_yolo.study.storage import read_json, write_json
 
+MIXED = (
+    "final weights were judged on images padded as `yolo val` pads them in {rect} of the studies, and to a square in "
+    "{square}; AP_averaged is of the former everywhere"
+)
 METRICS = ("AP", "AP_averaged", "AP50", "AP75", "APs", "APm", "APl", "mAP")
 
 
@@ -27,7 +32,7 @@ def main(args: dict[str, Any]) -> int:
     """Pool the files given, write and print what comes out."""
     out = Path(str(args.pop("out")))
     found = pool(existing("results", f) for f in as_list(args.pop("results")))
-    write_json(out, found)
+    write_json(out, {**found, "provenance": provenance()})
     print(text(found))
     return 0
 
@@ -40,7 +45,8 @@ def pool(results: Iterable[Path]) -> dict[str, Any]:
 
     Returns:
         ``contrasts``: data set -> what was subtracted from what. ``metrics``: name -> ``statistics.pooled`` of it;
-        those that a comparison lacks for some seed (APs without small objects) are left out.
+        those that a comparison lacks for some seed (APs without small objects) are left out. ``remarks``: what makes
+        the studies less alike than they look.
 
     Raises:
         ValueError: no results of ``tscode compare``; more arms than one, which share their baseline's runs; or the same
@@ -48,6 +54,7 @@ def pool(results: Iterable[Path]) -> dict[str, Any]:
     """
     contrasts: dict[str, list[str]] = {}
     comparisons: dict[str, list[dict[str, Any]]] = {}
+    paddings: dict[bool, int] = {}
     for file in results:
         content = read_json(file)
         if not isinstance(content, dict) or not content.get("comparisons"):
@@ -60,13 +67,17 @@ def pool(results: Iterable[Path]) -> dict[str, Any]:
                 raise ValueError(f"results={file}: {contrast} on {c['dataset']} is in an earlier file already")
             contrasts[c["dataset"]].append(contrast)
             comparisons.setdefault(c["dataset"], []).append(c)
+        rect = all(r.get("settings", {}).get("val_rect") for r in content.get("runs", []))
+        paddings[rect] = paddings.get(rect, 0) + 1
     everywhere = [c for cs in comparisons.values() for c in cs]
     metrics = {
         name: pooled({dataset: by_seed(name, cs) for dataset, cs in comparisons.items()})
         for name in METRICS
         if all(name in c["metrics"] and len(c["metrics"][name]["values"]) == len(c["seeds"]) for c in everywhere)
     }
-    return {"contrasts": contrasts, "metrics": metrics}
+    mixed = len(paddings) > 1
+    remarks = [MIXED.format(rect=paddings[True], square=paddings[False])] if mixed else []
+    return {"contrasts": contrasts, "metrics": metrics, "remarks": remarks}
 
 
 def by_seed(metric: str, comparisons: list[dict[str, Any]]) -> list[float]:
@@ -80,7 +91,7 @@ def text(found: dict[str, Any]) -> str:
     lines = [f"{dataset}: {', '.join(contrasts)}" for dataset, contrasts in found["contrasts"].items()]
     for name, m in found["metrics"].items():
         lines.append(f"{name}: {m['mean']:+.2f}; these data sets {_ends(m['these'])}, others {_ends(m['others'])}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *found.get("remarks", [])])
 
 
 def _ends(interval: dict[str, Any]) -> str:

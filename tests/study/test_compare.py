@@ -148,6 +148,8 @@ def test_a_study_killed_with_its_runs_goes_on_where_it_was(drawn, tmp_path):
     assert [h["epoch"] for h in resumed["history"]] == [1, 2, 3]
     assert read_json(out / "results.json")["fairness"]["same_batches"] == 1
     assert "resumed at epoch" in (out / "report.md").read_text()
+    assert len(resumed["places"]) == 1  # both processes ran the same code on the same machine
+    assert resumed["judged"]["software"] == resumed["software"]
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -11,8 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from tscode_yolo.study import engines
+from tscode_yolo.study import engines, progress
 from tscode_yolo.study.storage import read_json, write_json
 
 GOOD = """
@@ -112,7 +114,7 @@ def test_ray_is_asked_for_by_name_when_it_is_missing(monkeypatch, tmp_path):
 @pytest.mark.slow
 def test_ray_runs_four_jobs_and_reports_the_one_that_fails(drawn, tmp_path):
     pytest.importorskip("ray")
-    from test_trainer import _job
+    from .test_trainer import _job
 
     folders = [_job(tmp_path / f"job{i}", drawn, "yolo11n.yaml", epochs=1) for i in range(4)]
     write_json(folders[2] / "job.json", {**read_json(folders[2] / "job.json"), "data": str(tmp_path / "none.yaml")})
@@ -125,3 +127,17 @@ def test_ray_runs_four_jobs_and_reports_the_one_that_fails(drawn, tmp_path):
         assert len(read_json(folders[i] / "result.json")["history"]) == 1
     again = engines.run_ray(folders[:1], 1, 0, None, lambda _s: None)
     assert again == {folders[0]: "done"}
+
+
+def test_a_run_whose_progress_cannot_be_read_does_not_end_the_study(tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "PRINT_S", -1.0)
+    good, bad, junk = (tmp_path / name for name in ("good", "bad", "junk"))
+    bad.mkdir()
+    (bad / "train").touch()  # a file where a folder should be
+    write_json(good / "train" / "progress.json", {"epoch": 1, "epochs": 3, "mAP": None, "seconds": 2.0})
+    (junk / "train").mkdir(parents=True)
+    (junk / "train" / "progress.json").write_text("{")
+    console = Console(file=io.StringIO())
+    with progress.Progress({good: "good", bad: "bad", junk: "junk"}, 1, 3, console) as shown:
+        shown.tick({good: "running", bad: "running", junk: "failed: why"})
+    assert "0 of 3 runs done" in console.file.getvalue()

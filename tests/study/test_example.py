@@ -64,6 +64,14 @@ def test_studies_are_pooled_by_data_set(tmp_path):
     assert found["contrasts"] == {"one": ["v8-x - v8", "v11-x - v11"], "two": ["v8-x - v8"]}
     assert list(found["metrics"]) == ["AP"]
     assert found["metrics"]["AP"]["means"] == {"one": pytest.approx(8 / 3), "two": 5.5}
+    assert found["remarks"] == []
+    assert found["provenance"]["packages"]["torch"]
+    newer = {**read_json(files[1]), "runs": [{"settings": {"val_rect": True}}]}
+    write_json(tmp_path / "rect.json", newer)
+    older = {**read_json(files[0]), "runs": [{"settings": {}}]}
+    write_json(tmp_path / "square.json", older)
+    (remark,) = example.pool([tmp_path / "rect.json", tmp_path / "square.json"])["remarks"]
+    assert "pads them in 1 of the studies, and to a square in 1" in remark
     with pytest.raises(ValueError, match="v8-x - v8 on one is in an earlier file already"):
         example.pool([files[0], files[0]])
     with pytest.raises(ValueError, match=r"expected a results.json of `tscode compare`"):

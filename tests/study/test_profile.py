@@ -156,7 +156,7 @@ def test_a_cuda_graph_computes_what_the_call_does():
         kept[:] = [net(image)[0]]
 
     with torch.inference_mode():
-        replay = pf._captured(call)
+        replay = pf._captured(call, image.device)
         image.copy_(torch.rand_like(image))
         replay()
         torch.testing.assert_close(kept[0], net(image)[0])

@@ -136,7 +136,30 @@ def test_runs_of_different_software_are_pointed_out(tmp_path):
     (remark,) = analyse(study(tmp_path, seeds=(0,)), runs)["fairness"]["remarks"]
     assert remark == "Runs were made by different software: ultralytics 8.4.1, code 0a; ultralytics 8.4.2, code 0a."
     older = run("stock", 0, 10.0)  # records of before have no such entry
-    assert analyse(study(tmp_path, seeds=(0,)), [older, runs[1]])["fairness"]["remarks"] == []
+    (remark,) = analyse(study(tmp_path, seeds=(0,)), [older, runs[1]])["fairness"]["remarks"]
+    assert remark.endswith("ultralytics 8.4.2, code 0a; versions not recorded.")
+
+
+def test_a_run_of_several_processes_is_credited_to_each_of_them(tmp_path):
+    place = {"threads": 1, "device": "cpu", "hardware": HARDWARE, "software": {"ultralytics": "8.4.1", "code": "0a"}}
+    later = {**place, "device": "cuda:0", "software": {"ultralytics": "8.4.1", "code": "0b"}}
+    runs = [run("stock", 0, 10.0, **place, places=[place]), run("ours", 0, 12.0, **later, places=[place, later])]
+    places, software = analyse(study(tmp_path, seeds=(0,)), runs)["fairness"]["remarks"]
+    assert "2 settings of threads, device and processor" in places
+    assert "ultralytics 8.4.1, code 0a; ultralytics 8.4.1, code 0b" in software
+
+
+def test_the_report_says_where_the_runs_were_made_not_where_it_was_written(tmp_path):
+    gpu = {"cpu": "a big cpu", "cores": 16, "memory_gib": 125.9, "gpus": ["a gpu"]}
+    made = {"device": "cuda:0", "hardware": gpu, "software": {"torch": "2.11.0", "code": "0a"}}
+    s = study(tmp_path, seeds=(0, 1))
+    runs = [run("stock", 0, 10.0), *(run(a, i, 11.0 + i, **made) for a, i in (("stock", 1), ("ours", 0), ("ours", 1)))]
+    write_report(s, results_of(s, runs))
+    text = (tmp_path / "report.md").read_text()
+    assert "3 of 4 runs were trained on a big cpu (16 cores, 125.9 GiB, GPUs: a gpu), device cuda:0" in text
+    assert "with torch 2.11.0, code 0a." in text
+    assert "1 of 4 runs were trained on a cpu (2 cores" in text
+    assert "Latency was not measured" not in text
 
 
 def test_one_seed_is_not_made_to_say_anything(tmp_path):

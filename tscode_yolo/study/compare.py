@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from tscode_yolo.study import flops
-from tscode_yolo.study.arguments import OWN_KEYS, as_count, as_flag, as_list, as_number, one_of, take
+from tscode_yolo.study.arguments import OWN_KEYS, as_count, as_device, as_flag, as_list, as_number, one_of, take
 from tscode_yolo.study.engines import outcome, run_local, run_ray, slots
 from tscode_yolo.study.evaluation import coco_tool
 from tscode_yolo.study.jobs import reuse, write_jobs
@@ -30,6 +31,7 @@ from tscode_yolo.study.start import model_hash, untrained
 from tscode_yolo.study.storage import read_json, sole_owner, write_json
 
 LATENCY_ROUNDS = 30
+CPU = torch.device("cpu")
 ARGUMENTS = {
     "model": "YAML or checkpoint, or several joined by commas",
     "baseline": "what they are compared with",
@@ -77,7 +79,8 @@ def carry_out(
         costs(study, latency=False)  # now, so that what cannot be counted is known before anything is trained
         states = run_jobs(study, todo, ours, theirs, console) if todo else {}
         runs, missing = collect(study, states)
-        results = {**describe(study), "missing": missing, "cost": costs(study, latency)}
+        device = next(iter(as_list(theirs.get("device"))), "cpu") if engine_arguments(ours)[0] == "local" else "cpu"
+        results = {**describe(study), "missing": missing, "cost": costs(study, latency, as_device(device))}
         results |= {**analyse(study, runs, float(ours.get("effect", 1.0))), "runs": runs}
         write_report(study, results, layout)
     for c in results["comparisons"]:
@@ -169,7 +172,7 @@ def describe(study: Study) -> dict[str, Any]:
     }
 
 
-def costs(study: Study, latency: bool = True) -> dict[str, dict[str, Any]]:
+def costs(study: Study, latency: bool = True, device: torch.device = CPU) -> dict[str, dict[str, Any]]:
     """Parameters, GFLOPs and latency ratio of each arm, kept in ``cost.json`` with what they were measured of.
 
     A damaged ``cost.json`` is made again.
@@ -177,6 +180,7 @@ def costs(study: Study, latency: bool = True) -> dict[str, dict[str, Any]]:
     Args:
         study: as settled.
         latency: measure it; off, only what is counted.
+        device: to measure it on.
     """
     file, imgsz = study.out / "cost.json", int(study.train.get("imgsz", 640))
     try:
@@ -190,6 +194,7 @@ def costs(study: Study, latency: bool = True) -> dict[str, dict[str, Any]]:
     base = study.arms[0].name
     for name, net in nets.items():
         of = {"model_sha256": hashes[name], "imgsz": imgsz, "classes": nc, "against": hashes[base]}
+        of |= {} if device.type == "cpu" else {"device": str(device)}
         if name not in kept or kept[name].get("of") != of:
             c = flops.count(net, imgsz)
             kept[name] = {"of": of} | {
@@ -197,9 +202,9 @@ def costs(study: Study, latency: bool = True) -> dict[str, dict[str, Any]]:
             }
             kept[name] |= {"head_share": c["head"]["gflops_share"], "head_levels": c["head"]["levels"]}
         if latency and name != base and kept[name].get("latency_ratio") is None:
-            device = next(net.parameters()).device
-            row = pytorch_latency({name: net, base: nets[base]}, imgsz, [1], device, LATENCY_ROUNDS)[0]
-            kept[name]["latency_ratio"] = row["ratio"]
+            pair = {name: net.to(device), base: nets[base].to(device)}
+            row = pytorch_latency(pair, imgsz, [1], device, LATENCY_ROUNDS)[0]
+            kept[name]["latency_ratio"] = {**row["ratio"], "device": row["device"]}
     if latency:
         kept[base]["latency_ratio"] = {"median": 1.0, "low": 1.0, "high": 1.0, "confidence": study.confidence}
     write_json(file, kept)

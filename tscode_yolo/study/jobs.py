@@ -96,7 +96,12 @@ def reuse(folders: Sequence[Path], files: Sequence[Path]) -> int:
 
 def _known_runs(file: Path) -> dict[str, dict[str, Any]]:
     """Runs of a report, by their settings."""
-    content = read_json(existing("reuse", file))
+    try:
+        content = read_json(existing("reuse", file))
+    except ValueError as e:
+        raise ValueError(
+            f"reuse={file.name}: expected a results.json of `tscode compare` or `ablate`, got a file that is no JSON"
+        ) from e
     runs = content.get("runs") if isinstance(content, dict) else None
     usable = [r for r in runs if not missing(r) and _is_job(r.get("settings"))] if isinstance(runs, list) else []
     known = {_key(r["settings"]): r for r in usable}

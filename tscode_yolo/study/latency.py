@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -40,14 +41,20 @@ def time_in_turns(
     """
     measure = _cuda_ms if device.type == "cuda" else _cpu_ms
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for i in range(-warmup, rounds):
-        for name in list(calls) if i % 2 else reversed(list(calls)):
-            if settle:
-                calls[name]()
-            ms = measure(calls[name])
-            if i >= 0:
-                times[name].append(ms)
+    with current(device):
+        for i in range(-warmup, rounds):
+            for name in list(calls) if i % 2 else reversed(list(calls)):
+                if settle:
+                    calls[name]()
+                ms = measure(calls[name])
+                if i >= 0:
+                    times[name].append(ms)
     return times
+
+
+def current(device: torch.device) -> AbstractContextManager[Any]:
+    """Make a GPU the current one: events, streams and graphs belong to that, wherever the tensors are."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def timed(
@@ -62,7 +69,7 @@ def timed(
     """Time calls in turns and describe them; the second name, if any, is the baseline. `settle` as `time_in_turns`."""
     times = time_in_turns(calls, device, rounds, settle=settle)
     first, *rest = times
-    row: dict[str, Any] = {"format": fmt, "part": part, "batch": batch}
+    row: dict[str, Any] = {"format": fmt, "part": part, "batch": batch, "device": str(device)}
     row["ms"] = {name: describe(ms) for name, ms in times.items()}
     row["ratio"] = ratio(times[first], times[rest[0]]) if rest else None
     return row

@@ -38,7 +38,7 @@ from tscode_yolo.study.arguments import (
     writable,
 )
 from tscode_yolo.study.detects import refusal
-from tscode_yolo.study.latency import timed
+from tscode_yolo.study.latency import current, timed
 from tscode_yolo.study.loading import built, checkpoint
 from tscode_yolo.study.profile_tables import show
 from tscode_yolo.study.provenance import provenance
@@ -208,7 +208,7 @@ def pytorch_latency(
     """
     dtype = torch.half if device.type == "cuda" else torch.float
     ready = {name: flops.deployed(net).to(dtype) for name, net in nets.items()}
-    fmt, wrap = (GRAPH, _captured) if graph else ("pytorch", _same)
+    fmt, wrap = (GRAPH, partial(_captured, device=device)) if graph else ("pytorch", _same)
     rows = []
     for batch in batches:
         image = torch.rand(batch, 3, imgsz, imgsz, device=device, dtype=dtype)
@@ -219,20 +219,20 @@ def pytorch_latency(
     return rows
 
 
-def _captured(call: Callable[[], object]) -> Callable[[], object]:
+def _captured(call: Callable[[], object], device: torch.device) -> Callable[[], object]:
     """The kernels of a call as one CUDA graph, to be replayed on the same inputs."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(GRAPH_WARMUP):
+    with current(device):
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(GRAPH_WARMUP):
+                call()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
             call()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
 
-    def replay() -> None:
-        assert call is not None  # what it reads must outlive the capture
+    def replay(_kept: Any = call) -> None:  # the tensors that the graph reads live as long as the call does
         graph.replay()
 
     return replay

@@ -91,7 +91,9 @@ def _times(report: dict[str, Any]) -> Table:
             r = next(iter(row["ms"].values()))
             cells = [f"{r['p50']:.2f}", f"{r['p25']:.2f}-{r['p75']:.2f}", f"{r['p5']:.2f}-{r['p95']:.2f}"]
             memory = f"{next(iter(row['peak_bytes'].values())) / 2**20:.1f} MiB" if "peak_bytes" in row else ""
-        table.add_row(row["part"], row["format"], str(row["batch"]), *cells, memory)
+        elsewhere = report["amp"] and row["device"] == "cpu"  # runtimes that are timed on the CPU whatever torch uses
+        fmt = f"{row['format']} (CPU, float32)" if elsewhere else row["format"]
+        table.add_row(row["part"], fmt, str(row["batch"]), *cells, memory)
     return table
 
 

@@ -50,7 +50,7 @@ class Progress:
 
     def tick(self, states: dict[Path, str]) -> None:
         """Read every run's progress and show it."""
-        reports = {f: (read_json(f / "train" / "progress.json") or {}) for f in states}
+        reports = {f: _reported(f) for f in states}
         left = time_left(states, reports, self.epochs, self.parallel)
         if self.live:
             self.live.update(self._table(states, reports, left), refresh=True)
@@ -105,3 +105,12 @@ def clock(seconds: float | None) -> str:
         return "?"
     hours, rest = divmod(round(seconds), 3600)
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"
+
+
+def _reported(folder: Path) -> dict[str, Any]:
+    """How far a run says it is; nothing if that cannot be read: the run will say what is wrong, and others go on."""
+    try:
+        found = read_json(folder / "train" / "progress.json")
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) and {"epoch", "epochs", "seconds"} <= found.keys() else {}

@@ -7,7 +7,7 @@ from typing import Any
 from tscode_yolo.study import figures
 from tscode_yolo.study.document import Document
 from tscode_yolo.study.plan import Study
-from tscode_yolo.study.results import METRICS
+from tscode_yolo.study.results import METRICS, versions_of
 from tscode_yolo.study.storage import write_json
 
 SHOWN = ("AP", "AP_averaged", "AP50", "AP75", "APs", "APm", "APl", "mAP", "mAP50", "final_AP", "final_AP50")
@@ -219,10 +219,17 @@ def _cost(document: Document, results: dict[str, Any]) -> None:
         rows.append([arm, f"{c['parameters']:,}", number(c["gflops"], 3), f"{c['head_share']:.1%}", speed])
     document.table(["arm", "parameters", "GFLOPs", "of them head", "latency over baseline"], rows)
     first = results["datasets"][0]
+    measured = [r for c in results["cost"].values() if (r := c.get("latency_ratio"))]
+    where = "CPU" if all(r.get("device", "cpu") == "cpu" for r in measured) else "GPU, in half precision,"
     document.text(
         f"GFLOPs: 2 per multiply-add at {results['imgsz']} pixels, model as deployed, with the {len(first['classes'])} "
-        f"classes of {first['name']}. Latency: batch 1, in turns with the baseline in one process on the machine that "
-        "wrote this report; median ratio and its interval."
+        f"classes of {first['name']}."
+        + (
+            f" Latency: batch 1, in turns with the baseline in one process, on the {where} of the machine that wrote "
+            "this report; median ratio and its interval."
+            if measured
+            else " Latency was not measured (`latency=False`)."
+        )
     )
 
 
@@ -287,10 +294,28 @@ def _settings(document: Document, results: dict[str, Any]) -> None:
             *(f"Data {d['name']}: {d['images']} images, sha256 {d['sha256'][:16]}." for d in results["datasets"]),
             f"Optimiser: {'; '.join(f'{k}: {v}' for k, v in results['optimizers'].items())}.",
             f"Train arguments (the host's names): {', '.join(f'{k}={v}' for k, v in results['train'].items())}.",
-            f"Packages: {', '.join(f'{k} {v}' for k, v in p['packages'].items())}; Python {p['python']}; git {state}.",
-            f"Machine: {h['cpu']}, {h['cores']} cores, {h['memory_gib']} GiB, GPUs: {', '.join(h['gpus']) or 'none'}.",
+            *_places(results["runs"]),
+            f"This report was written with {', '.join(f'{k} {v}' for k, v in p['packages'].items())}; "
+            f"Python {p['python']}; git {state}; on {_machine(h)}.",
         ]
     )
+
+
+def _places(runs: list[dict[str, Any]]) -> list[str]:
+    """Where the runs were trained and with what, a sentence a place."""
+    found: dict[str, int] = {}
+    for r in runs:
+        threads = f", {r['threads']} threads" if r["threads"] else ""
+        where = f"{_machine(r['hardware'])}, device {r['device']}{threads}, with {versions_of(r)}"
+        found[where] = found.get(where, 0) + 1
+    return [f"{n} of {len(runs)} runs were trained on {where}." for where, n in found.items()]
+
+
+def _machine(hardware: dict[str, Any]) -> str:
+    """A processor and what is with it, as `provenance.hardware` found it."""
+    gpus = ", ".join(hardware.get("gpus", [])) or "none"
+    size = f"{hardware.get('cores', '?')} cores, {hardware.get('memory_gib', '?')} GiB"
+    return f"{hardware['cpu']} ({size}, GPUs: {gpus})"
 
 
 def _comparison(results: dict[str, Any], dataset: str, arm: str) -> dict[str, Any] | None:

@@ -139,15 +139,21 @@ def fairness(study: Study, runs: list[dict[str, Any]]) -> dict[str, Any]:
             remarks.append(
                 f"{who}: the host recovered from NaN in epoch {', '.join(str(e + 1) for e in r['repeated'])}."
             )
-    places = {(r["threads"], r["device"], r["hardware"]["cpu"]) for r in runs}
+    everywhere = [p for r in runs for p in (r.get("places") or [r])]
+    places = {(p["threads"], p["device"], p["hardware"]["cpu"]) for p in everywhere}
     if len(places) > 1:
         remarks.append(
             f"Runs took place in {len(places)} settings of threads, device and processor; sums may round apart."
         )
-    versions = sorted({", ".join(f"{k} {v}" for k, v in r.get("software", {}).items() if v) for r in runs} - {""})
+    versions = sorted({versions_of(p) for p in everywhere})
     if len(versions) > 1:
         remarks.append(f"Runs were made by different software: {'; '.join(versions)}.")
     return {**counts, "remarks": remarks}
+
+
+def versions_of(place: dict[str, Any]) -> str:
+    """Packages of a run's `software`, and the digest of our source; what is not known says so."""
+    return ", ".join(f"{k} {v}" for k, v in place.get("software", {}).items() if v) or "versions not recorded"
 
 
 def _of(runs: list[dict[str, Any]], dataset: str, arm: str) -> list[dict[str, Any]]:

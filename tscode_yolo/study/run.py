@@ -47,7 +47,9 @@ def execute(folder: Path, lent: dict[str, Any]) -> dict[str, Any]:
         lent: ``cores`` (list of core numbers), ``threads`` and ``device``, each optional.
 
     Returns:
-        The run's record: who it was, its metrics, its history and what it took.
+        The run's record: who it was, its metrics, its history and what it took. ``threads``, ``device``, ``hardware``
+        and ``software`` are those of its last epochs, ``places`` those of all its processes in turn where they
+        differ, and ``judged`` those of the process that judged it.
 
     Raises:
         ValueError: the model or the weights have changed since the study was settled.
@@ -56,7 +58,6 @@ def execute(folder: Path, lent: dict[str, Any]) -> dict[str, Any]:
         os.sched_setaffinity(0, lent["cores"])
     from tscode_yolo.study.evaluation import evaluate
     from tscode_yolo.study.jobs import settings
-    from tscode_yolo.study.provenance import hardware, software
     from tscode_yolo.study.trainer import StudyTrainer
 
     job = read_json(folder / "job.json")
@@ -68,7 +69,8 @@ def execute(folder: Path, lent: dict[str, Any]) -> dict[str, Any]:
     options = {k: job[k] for k in ("init", "last", "every")}
     best = job["weights"] == "best"
     trainer = StudyTrainer(overrides=args, threads=lent.get("threads"), keep_best=best, **options)
-    record = _trained(trainer, folder)
+    here = _place(trainer, lent.get("threads"))
+    record = _trained(trainer, folder, here)
     started = time.monotonic()
     weights = trainer.best if best else trainer.last
     batch = 2 * args["batch"]  # as after each epoch: images of a batch share its padding
@@ -84,11 +86,16 @@ def execute(folder: Path, lent: dict[str, Any]) -> dict[str, Any]:
         "averaged": average_last([h["coco"] for h in record["history"] if "coco" in h]),
         **record,
         "wall_s": sum(h["seconds"] for h in record["history"]) + time.monotonic() - started,
-        "threads": lent.get("threads"),
-        "device": str(trainer.device),
-        "hardware": hardware(),
-        "software": software(),
+        **(record["places"][-1] if record.get("places") else here),
+        "judged": here,
     }
+
+
+def _place(trainer: Any, threads: int | None) -> dict[str, Any]:
+    """What this process trains or judges with, and on."""
+    from tscode_yolo.study.provenance import hardware, software
+
+    return {"threads": threads, "device": str(trainer.device), "hardware": hardware(), "software": software()}
 
 
 def average_last(epochs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -112,15 +119,18 @@ def _require_unchanged(job: dict[str, Any]) -> None:
             )
 
 
-def _trained(trainer: Any, folder: Path) -> dict[str, Any]:
-    """Train, unless an earlier process has, and return what the trainer recorded."""
+def _trained(trainer: Any, folder: Path, here: dict[str, Any]) -> dict[str, Any]:
+    """Train, unless an earlier process has, and return what the trainer recorded, and where all of it took place."""
     from tscode_yolo.study.trainer import RECORD
 
     record = read_json(folder / "trained.json")
     if record is None:
+        places = read_json(folder / "places.json") or []
         if not trainer.already_trained():
+            places += [here] if here not in places[-1:] else []
+            write_json(folder / "places.json", places)
             trainer.train()
-        record = {k: getattr(trainer, k) for k in RECORD}
+        record = {**{k: getattr(trainer, k) for k in RECORD}, "places": places}
         write_json(folder / "trained.json", record)
     return record
 
