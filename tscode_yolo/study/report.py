@@ -305,7 +305,7 @@ def _places(runs: list[dict[str, Any]]) -> list[str]:
     """Where the runs were trained and with what, a sentence a place."""
     found: dict[str, int] = {}
     for r in runs:
-        threads = f", {r['threads']} threads" if r["threads"] else ""
+        threads = f", {r['threads']} thread{'s' * (r['threads'] > 1)}" if r["threads"] else ""
         where = f"{_machine(r['hardware'])}, device {r['device']}{threads}, with {versions_of(r)}"
         found[where] = found.get(where, 0) + 1
     return [f"{n} of {len(runs)} runs were trained on {where}." for where, n in found.items()]
