@@ -196,3 +196,12 @@ def test_one_study_at_a_time_in_a_folder(drawn, tmp_path):
     write_json(tmp_path / "x.json", {})
     with sole_owner(tmp_path), pytest.raises(BlockingIOError, match="got another one at work"):
         compare.main({**args, "out": str(tmp_path)})
+
+
+def test_latency_is_measured_on_the_runs_gpu_if_it_is_here(monkeypatch):
+    monkeypatch.setattr(
+        compare, "as_device", lambda d: torch.device("cuda", int(d)) if str(d).isdigit() else compare.CPU
+    )
+    assert compare.latency_device({}, {"device": "1,0"}) == torch.device("cuda", 1)
+    assert compare.latency_device({}, {"device": "cpu"}) == compare.latency_device({}, {}) == compare.CPU
+    assert compare.latency_device({"engine": "ray"}, {"device": 0}) == compare.CPU

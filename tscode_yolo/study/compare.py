@@ -79,8 +79,8 @@ def carry_out(
         costs(study, latency=False)  # now, so that what cannot be counted is known before anything is trained
         states = run_jobs(study, todo, ours, theirs, console) if todo else {}
         runs, missing = collect(study, states)
-        device = next(iter(as_list(theirs.get("device"))), "cpu") if engine_arguments(ours)[0] == "local" else "cpu"
-        results = {**describe(study), "missing": missing, "cost": costs(study, latency, as_device(device))}
+        cost = costs(study, latency, latency_device(ours, theirs))
+        results = {**describe(study), "missing": missing, "cost": cost}
         results |= {**analyse(study, runs, float(ours.get("effect", 1.0))), "runs": runs}
         write_report(study, results, layout)
     for c in results["comparisons"]:
@@ -128,6 +128,13 @@ def run_jobs(
             return run_ray(todo, cpus, gpus, ours.get("address"), progress.tick)
         devices: list[str | None] = [str(d) for d in as_list(theirs.get("device"))] or [None]
         return run_local(todo, workers, devices, progress.tick, threads)
+
+
+def latency_device(ours: dict[str, Any], theirs: dict[str, Any]) -> torch.device:
+    """The first GPU that runs here were given, else the CPU: a Ray cluster's are elsewhere, and only CUDA has events."""
+    given = as_list(theirs.get("device")) if engine_arguments(ours)[0] == "local" else []
+    device = as_device(given[0]) if given else CPU
+    return device if device.type == "cuda" else CPU
 
 
 def engine_arguments(ours: dict[str, Any]) -> tuple[str, int, int | None, float, float]:
