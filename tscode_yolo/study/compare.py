@@ -131,7 +131,7 @@ def run_jobs(
 
 
 def latency_device(ours: dict[str, Any], theirs: dict[str, Any]) -> torch.device:
-    """The first GPU that runs here were given, else the CPU: a Ray cluster's are elsewhere, and only CUDA has events."""
+    """The first GPU that runs here were given, else the CPU: Ray's are elsewhere, and only CUDA has events."""
     given = as_list(theirs.get("device")) if engine_arguments(ours)[0] == "local" else []
     device = as_device(given[0]) if given else CPU
     return device if device.type == "cuda" else CPU
