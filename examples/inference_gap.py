@@ -22,7 +22,7 @@ from ultralytics import YOLO
 from tscode_yolo.cli import parse
 from tscode_yolo.study.evaluation import StudyValidator, coco_tool
 from tscode_yolo.study.provenance import provenance
-from tscode_yolo.study.storage import write_json
+from tscode_yolo.study.storage import without_folders, write_json
 
 FORMS = ("trained", "average", "fused", "stored", "onnx", "onnx half", "cuda half")
 
@@ -37,7 +37,8 @@ def main(args: dict[str, Any]) -> int:
             rows[Path(name).stem] = row = judged(name, init, args, Path(folder))
         shown = ", ".join(f"{form} {row[form]['AP']:.2f}" for form in FORMS if form in row)
         print(f"{name}: {shown}", flush=True)
-    write_json(out, {"AP": rows, "train": args, "tool": coco_tool(), "provenance": provenance()})
+    train = {k: without_folders(v) if isinstance(v, str) else v for k, v in args.items()}
+    write_json(out, {"AP": rows, "train": train, "tool": coco_tool(), "provenance": provenance()})
     return 0
 
 

@@ -112,6 +112,7 @@ def test_inference_gap_judges_every_form_of_the_same_weights(draw, tmp_path):
     data = draw(tmp_path / "data", train=16)
     args = {"model": "yolo11n-tscode.yaml", "data": str(data), "json": str(tmp_path / "gap.json")}
     assert load("inference_gap").main({**args, "epochs": 12, "imgsz": 64, "batch": 4, "lr0": 0.002}) == 0
+    assert str(tmp_path) not in (tmp_path / "gap.json").read_text()
     forms = read_json(tmp_path / "gap.json")["AP"]["yolo11n-tscode"]
     assert set(forms) >= {"trained", "average", "fused", "stored", "onnx", "onnx half"}
     assert forms["fused"]["AP"] == pytest.approx(forms["average"]["AP"], abs=0.1)

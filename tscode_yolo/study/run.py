@@ -48,8 +48,8 @@ def execute(folder: Path, lent: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         The run's record: who it was, its metrics, its history and what it took. ``threads``, ``device``, ``hardware``
-        and ``software`` are those of its last epochs, ``places`` those of all its processes in turn where they
-        differ, and ``judged`` those of the process that judged it.
+        and ``software`` are those of its last epochs, ``places`` those of all its processes in turn, equal
+        neighbours once, and ``judged`` those of the process that judged it.
 
     Raises:
         ValueError: the model or the weights have changed since the study was settled.
