@@ -26,15 +26,9 @@ from ultralytics.nn.modules.head import Detect
 from tscode_yolo.blocks import LevelConv, LevelScale, run_level
 from tscode_yolo.branches import box_branch, cls_branch
 from tscode_yolo.config import SCHEMA, HeadConfig
-from tscode_yolo.context import (
-    DetailPreservingEncoding,
-    DownOfSum,
-    SemanticContextEncoding,
-    add,
-    add_quadrants,
-    rearrange_quadrants,
-)
+from tscode_yolo.context import DetailPreservingEncoding, DownOfSum, SemanticContextEncoding
 from tscode_yolo.quality import QualityBranch
+from tscode_yolo.resample import add, add_quadrants, rearrange_quadrants
 
 # What forward_head gets beside the towers, if it exists.
 CONTEXT = ("sce", "dpe", "cls_skip", "quality", "box_scale", "lqe")
