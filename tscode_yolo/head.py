@@ -27,6 +27,7 @@ from tscode_yolo.blocks import LevelConv, LevelScale, run_level
 from tscode_yolo.branches import box_branch, cls_branch
 from tscode_yolo.config import SCHEMA, HeadConfig
 from tscode_yolo.context import DetailPreservingEncoding, DownOfSum, SemanticContextEncoding
+from tscode_yolo.integral import IN_PLACE, Integral
 from tscode_yolo.quality import QualityBranch
 from tscode_yolo.resample import add, add_quadrants, rearrange_quadrants
 
@@ -98,6 +99,8 @@ class TSCODEDetect(Detect):
         self.built = False  # True once the host has seen the inputs' sizes and set the strides
         self.score = config.score
         self.dpe_neck = config.dpe_neck
+        if reg_max > 1:
+            self.dfl = Integral(reg_max)
         self.sce = self.dpe = self.cls_skip = self.quality = self.box_scale = self.lqe = self.recipe_state = None
         # The stock head's widths, but for its dependence on nc: other classes must not change the towers' shapes.
         box_width, cls_width = self.cv2[0][-1].in_channels, levels[0]
@@ -209,6 +212,8 @@ class TSCODEDetect(Detect):
             log_pq = nn.functional.logsigmoid(x["scores"].float()) + nn.functional.logsigmoid(x["quality"].float())
             log_s = log_pq * (0.5 if self.score == "sqrt_pq" else 1.0)
             x = {**x, "scores": (log_s - torch.log1p(-log_s.exp().clamp(max=1 - 1e-6))).to(x["scores"].dtype)}
+        if isinstance(self.dfl, Integral):  # no bins, nothing to sum up
+            self.dfl.in_place = bool(self.export) and self.format in IN_PLACE
         return super()._inference(x)
 
     def _check_inputs(self, x: list[Tensor]) -> None:

@@ -140,10 +140,10 @@ def _torch_safe_load(original: Callable[..., Any]) -> Callable[..., Any]:
     def allow_pickled() -> None:
         import torch
 
-        from tscode_yolo import blocks, context, deform, fpn, head, quality
+        from tscode_yolo import blocks, context, deform, fpn, head, integral, quality
         from tscode_yolo.recipes import contract
 
-        modules = (blocks, context, deform, fpn, head, quality, contract)
+        modules = (blocks, context, deform, fpn, head, integral, quality, contract)
         classes = [c for m in modules for c in vars(m).values() if isinstance(c, type)]
         ours = [c for c in classes if c.__module__.startswith("tscode_yolo.")]
         torch.serialization.add_safe_globals([*ours, *fpn.PICKLED])
