@@ -37,7 +37,7 @@ def test_half_precision_stays_near(dtype, off):
 
 
 @pytest.mark.parametrize(("format", "in_place"), [(None, False), *((f, True) for f in IN_PLACE), ("ncnn", False)])
-def test_only_measured_exports_get_the_bins_in_place(make_head, pyramid, format, in_place):
+def test_only_exports_that_gain_get_the_bins_in_place(make_head, pyramid, format, in_place):
     head = make_head().eval()
     maps = pyramid(64, 96)
     expected = head(list(maps))[0]

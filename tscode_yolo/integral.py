@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 from ultralytics.nn.modules.block import DFL
 
-IN_PLACE = ("torchscript", "onnx", "openvino")  # the exports it was measured on, see docs/exports.md
+IN_PLACE = ("onnx", "openvino")  # the exports that were measured to gain, see docs/exports.md
 
 
 class Integral(DFL):
@@ -19,7 +19,7 @@ class Integral(DFL):
     is moved; the values are equal but for rounding. Weights, and their name in a checkpoint, are the host's.
 
     Attributes:
-        in_place: leave the bins where they are. Off but for exports to `IN_PLACE`: PyTorch gains nothing by it.
+        in_place: leave the bins where they are. Off but for exports to `IN_PLACE`; PyTorch gains nothing.
     """
 
     in_place = False
