@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from tscode_yolo.study.inventory import DataSet
 from tscode_yolo.study.plan import Arm, Study
 from tscode_yolo.study.report import verdict, write_report
-from tscode_yolo.study.results import analyse, collect
+from tscode_yolo.study.results import analyse, collect, settling
 from tscode_yolo.study.storage import read_json, write_json
 
 from .records import HARDWARE, run
@@ -76,6 +77,38 @@ def test_fairness_notices_what_differs(tmp_path):
         "2 settings of threads",
     ):
         assert part in text
+
+
+def ended(seed: int, *ap: float) -> dict[str, Any]:
+    """A run with this COCO AP after each of its last epochs."""
+    return run("stock", seed, ap[-1], history=[{"epoch": i, "coco": {"AP": a}} for i, a in enumerate(ap)])
+
+
+def test_settling_is_a_line_through_the_second_half_of_the_judged_epochs():
+    """Five judged epochs, three looked at: 10, 12, 14 rises by 2, 14, 11, 14 not at all and swings by 2.45 about 13."""
+    found = settling([ended(0, 0, 40, 10, 12, 14), ended(1, 0, 40, 14, 11, 14)], 5)
+    assert found["epochs"] == 3
+    assert found["slope"]["values"] == pytest.approx([2, 0], abs=1e-9)
+    assert found["swing"]["values"] == pytest.approx([0, 6**0.5], abs=1e-9)
+
+
+def test_settling_needs_three_judged_epochs():
+    runs = [ended(0, 1, 2, 3, 4, 5)]
+    assert settling(runs, 4) is None
+    assert settling([ended(0, 1, 2)], 5) is None  # a shorter run
+    assert settling([run("stock", 0, 10.0)], 5) is None  # nothing judged
+    assert settling(runs, 5) is not None
+
+
+def test_the_report_says_whether_training_had_come_to_rest(tmp_path):
+    s = replace(study(tmp_path, seeds=(0, 1)), last=5)
+    runs = [{**ended(i, 0, 0, 10, 12, 14 + i), "arm": a} for a in ("stock", "ours") for i in (0, 1)]
+    for r in runs:
+        r["history"] = [{"mAP": 1.0, "train/cls_loss": 1.0, "batches": f"{r['seed']}", **h} for h in r["history"]]
+    write_report(s, results_of(s, runs))
+    text = (tmp_path / "report.md").read_text()
+    assert "Had training come to rest?" in text
+    assert "| cells | with context | 3 | +2.25 ± 0.35 | 0.20 ± 0.29 |" in text
 
 
 def test_collect_names_the_missing_and_why(tmp_path):

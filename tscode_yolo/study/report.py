@@ -36,6 +36,7 @@ def write_report(study: Study, results: dict[str, Any], layout: list[tuple[str, 
     _differences(document, results)
     _pooled(document, results)
     _per_arm(document, results)
+    _settling(document, results)
     _per_seed(document, results)
     _cost(document, results)
     _plots(document, study, results)
@@ -195,6 +196,23 @@ def _per_arm(document: Document, results: dict[str, Any]) -> None:
     document.table(["data", "arm", "seeds", *keys], rows)
     labels = [f"{shown}: `{name}`" for name, shown in arm_labels(results["arms"]).items() if shown != name]
     document.items([*labels, *(f"`{k}`: {METRICS[k][0]}" for k in keys)])
+
+
+def _settling(document: Document, results: dict[str, Any]) -> None:
+    if not results["settling"]:
+        return
+    document.heading("Had training come to rest?")
+    document.text(
+        "A line through the COCO AP of the last epochs, mean and standard deviation over seeds. `slope`: AP points an "
+        "epoch; well above zero, a longer schedule would have ended higher. `swing`: how far single epochs lie from "
+        "the line; the AP of the last epoch is uncertain by about as much."
+    )
+    rows = [
+        [s["dataset"], s["arm"], str(s["epochs"])]
+        + [f"{sign(s[k]['mean'])} ± {number(s[k]['sd'])}" for k, sign in (("slope", signed), ("swing", number))]
+        for s in results["settling"]
+    ]
+    document.table(["data", "arm", "epochs", "slope", "swing"], rows)
 
 
 def _per_seed(document: Document, results: dict[str, Any]) -> None:

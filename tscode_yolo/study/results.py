@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from tscode_yolo.study.plan import Study
 from tscode_yolo.study.record import finished
 from tscode_yolo.study.statistics import holm, paired, pooled, seeds_needed, summary
@@ -68,7 +70,8 @@ def analyse(study: Study, runs: list[dict[str, Any]], effect: float = 1.0) -> di
     Returns:
         ``groups``: per data set and arm, the summary of each metric. ``comparisons``: per data set and arm other than
         the baseline, `statistics.paired` of each metric's differences and the seeds needed for given effects.
-        ``pooled``: per arm, `statistics.pooled` over the data sets. ``fairness``: what `fairness` found.
+        ``pooled``: per arm, `statistics.pooled` over the data sets. ``settling``: per data set and arm, what `settling`
+        found. ``fairness``: what `fairness` found.
     """
     baseline, *others = [a.name for a in study.arms]
     names = [d.name for d in study.datasets]
@@ -93,8 +96,36 @@ def analyse(study: Study, runs: list[dict[str, Any]], effect: float = 1.0) -> di
         "groups": groups,
         "comparisons": comparisons,
         "pooled": [_pool(comparisons, arm, study.confidence) for arm in others] if len(names) > 1 else [],
+        "settling": [
+            {"dataset": dataset, "arm": arm.name, **found}
+            for dataset in names
+            for arm in study.arms
+            if (found := settling(_of(runs, dataset, arm.name), study.last))
+        ],
         "fairness": fairness(study, runs),
     }
+
+
+def settling(runs: list[dict[str, Any]], last: int) -> dict[str, Any] | None:
+    """Whether training had come to rest: a line through the AP of the last epochs, the second half of those judged.
+
+    The first half is left out for the dip where the host stops mosaics, by default ten epochs before the end.
+
+    Args:
+        runs: of one arm on one data set.
+        last: epochs at the end that were judged, each with ``coco`` in the history.
+
+    Returns:
+        ``epochs``: how many the line is through. ``slope``: `statistics.summary` over runs of its rise, AP points an
+        epoch. ``swing``: that of the standard deviation of AP about it. None with fewer than three epochs to look at.
+    """
+    epochs = (last + 1) // 2
+    ends = [[h["coco"]["AP"] for h in r["history"][-epochs:] if h.get("coco", {}).get("AP") is not None] for r in runs]
+    lines = [(np.polyfit(range(epochs), end, 1), end) for end in ends if len(end) == epochs] if epochs >= 3 else []
+    if not lines:
+        return None
+    swings = [float(np.std(end - np.polyval(line, range(epochs)), ddof=2)) for line, end in lines]
+    return {"epochs": epochs, "slope": summary([float(line[0]) for line, _ in lines]), "swing": summary(swings)}
 
 
 def fairness(study: Study, runs: list[dict[str, Any]]) -> dict[str, Any]:
