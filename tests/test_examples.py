@@ -71,6 +71,19 @@ def test_the_latency_of_scales_is_measured_once(installed, tmp_path):
     assert "formats=cudagraph: expected a CUDA device, got device=cpu" in other.stderr
 
 
+def test_what_bins_in_place_are_worth_is_measured(installed, tmp_path):
+    import json
+
+    file = tmp_path / "dfl.json"
+    command = (sys.executable, REPO / "examples/dfl_in_place.py", f"json={file}", "imgsz=64", "rounds=6")
+    run(*command, "models=yolo11n", "formats=onnx", cwd=installed)
+    rows = json.loads(file.read_text())["rows"]
+    assert [r["variant"] for r in rows] == ["tscode, moved", "tscode, in place", "stock, in place"]
+    assert all(set(r["ms"]) == {r["variant"], "yolo11n"} for r in rows)
+    other = run(*command, "models=yolo26n", cwd=installed, check=False)
+    assert "expected a model whose boxes have bins" in other.stderr
+
+
 @pytest.mark.parametrize("track", [[], ["--track"]], ids=["detect", "track"])
 def test_stream_reads_a_file_to_its_end_and_writes_every_frame(installed, trained, clip, track):
     out = installed / "annotated.mp4"
