@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -54,3 +56,12 @@ def test_weights_are_named_as_the_hosts_and_the_head_without_bins_has_none(make_
     assert Integral(16).state_dict().keys() == DFL(16).state_dict().keys()
     assert isinstance(make_head().dfl, Integral)
     assert isinstance(make_head(reg_max=1).dfl, torch.nn.Identity)
+
+
+def test_a_checkpoint_from_before_gets_it_too(make_head, pyramid):
+    head = make_head().eval()
+    head.dfl = DFL(4)
+    loaded = pickle.loads(pickle.dumps(head))
+    assert isinstance(loaded.dfl, Integral)
+    maps = pyramid()
+    assert torch.equal(loaded(list(maps))[0], head(list(maps))[0])

@@ -21,13 +21,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+from ultralytics.nn.modules.block import DFL
 from ultralytics.nn.modules.head import Detect
 
 from tscode_yolo.blocks import LevelConv, LevelScale, run_level
 from tscode_yolo.branches import box_branch, cls_branch
 from tscode_yolo.config import SCHEMA, HeadConfig
 from tscode_yolo.context import DetailPreservingEncoding, DownOfSum, SemanticContextEncoding
-from tscode_yolo.integral import IN_PLACE, Integral
+from tscode_yolo.integral import IN_PLACE, Integral, in_order
 from tscode_yolo.quality import QualityBranch
 from tscode_yolo.resample import add, add_quadrants, rearrange_quadrants
 
@@ -307,6 +308,8 @@ class TSCODEDetect(Detect):
                 "Update it: pip install -U tscode-yolo"
             )
         super().__setstate__(state)
+        if type(self.dfl) is DFL:
+            self.dfl = in_order(self.dfl)
 
     def extra_repr(self) -> str:
         """Classes, predicted levels, and the options that differ from the defaults."""
