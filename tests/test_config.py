@@ -23,6 +23,7 @@ def test_unknown_option_names_the_closest_valid_one():
         ({"sce_kernel": 4}, r"sce_kernel=4: expected one of \[3, 5, 7\]"),
         ({"sce_down": "linear"}, r"expected one of \['conv', 'avg', 'max'\]"),
         ({"preset": "papre"}, r"preset='papre': expected one of \['yolo', 'stock', 'paper'\]"),
+        ({"preset": ["paper"]}, r"preset=\['paper'\]: expected one of \['yolo', 'stock', 'paper'\]"),
         ({"dpe_levels": [1, 2]}, "with -1 or 0"),
         ({"dpe_levels": [-2, 0]}, "expected offsets among"),
         ({"score": "pq"}, "needs a quality branch"),

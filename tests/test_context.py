@@ -158,3 +158,14 @@ def test_dpe_takes_the_short_way_where_sizes_double_and_the_long_one_elsewhere(m
         assert len(calls) == short
         assert_close(out[0], reference.dpe(c2, p3, p4, dpe.detail[0]), rtol=1e-4, atol=1e-5)
         assert_close(out[1], reference.dpe(p3, p4, None, dpe.detail[1]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["separable", "linear"])
+def test_a_fused_block_takes_other_weights_with_its_small_kernel(kind):
+    blocks_ = [DownOfSum(*blocks.conv_block(8, 6, 3, 2, kind=kind)).eval() for _ in range(2)]
+    for block in blocks_:
+        block.fuse()
+    fused, other = blocks_
+    fused.load_state_dict(other.state_dict())
+    below, small = torch.randn(1, 8, 6, 6), torch.randn(1, 8, 3, 3)
+    assert_close(fused.of_sum(below, small), other.of_sum(below, small), rtol=0, atol=0)

@@ -403,6 +403,20 @@ def test_an_export_has_the_kernels_of_dpe_as_constants(make_head, pyramid, kind)
     assert "aten::sum" not in {node.kind() for node in traced.inlined_graph.nodes()}
 
 
+@pytest.mark.parametrize("kind", ["linear", "separable"])
+@pytest.mark.parametrize("fused", [True, False])
+def test_torch_export_takes_the_whole_head(make_head, pyramid, kind, fused):
+    """As ExecuTorch and LiteRT are reached: not by tracing, with proxies for modules."""
+    head = make_head(down_conv=kind).eval()
+    maps = pyramid(96, 160)
+    expected = head(list(maps))[0]
+    if fused:
+        head.fuse()
+    head.export = True
+    exported = torch.export.export(head, (list(maps),))
+    assert_close(exported.module()(list(maps)), expected, rtol=1e-4, atol=1e-3)
+
+
 @pytest.mark.parametrize("format", [*SUM_FIRST, "onnx"])
 def test_formats_that_need_it_get_the_sum_as_equation_5_writes_it(make_head, pyramid, format):
     head = make_head().eval()

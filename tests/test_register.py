@@ -113,6 +113,7 @@ def test_the_log_has_one_row_a_layer_and_ours_is_ours():
         ([[[4], 1, "TSCODEDetect", ["nc"]]], r"reads at least 2 layers, its row names \[4\]"),
         ([[[3, 4], 1, "TSCODEDetect", ["nc", {"finer": True}]]], "at least 2 predicted levels after the finer map"),
         ([[[2, 3, 4], 1, "TSCODEDetect", ["nc", 16]]], r"the arguments of TSCODEDetect are \[nc\] or"),
+        ([[[2, 3, 4], 1, "TSCODEDetect", [{"sce": False}]]], r"the arguments of TSCODEDetect are \[nc\] or"),
         ([[[2, 3, 4], 1, "TSCODEdetect", ["nc"]]], "unknown layer 'TSCODEdetect'; did you mean 'TSCODEDetect'"),
         ([[[2, 3, 4], 1, "TSCODEDetct", ["nc"]]], "unknown layer 'TSCODEDetct'; did you mean 'TSCODEDetect'"),
         ([[[2, 3, 4], 1, "TSCODEDetect", ["nc", {"quality": "iou"}]]], "the host's loss does not train that branch"),

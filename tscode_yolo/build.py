@@ -136,7 +136,7 @@ def split_row(row: list[Any], d: Mapping[str, Any]) -> tuple[list[Any], Mapping[
             f"Expected e.g. [[16, 19, 22], 1, {NAME}, [nc]]"
         )
     options = args.pop() if len(args) > 1 else None
-    if len(args) != 1 or not (options is None or isinstance(options, Mapping)):
+    if len(args) != 1 or isinstance(args[0], Mapping) or not (options is None or isinstance(options, Mapping)):
         raise ValueError(
             f"{yaml_name(d)}: the arguments of {NAME} are [nc] or [nc, {{option: value, ...}}], got {row[3]}"
         )

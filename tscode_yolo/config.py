@@ -192,7 +192,7 @@ class HeadConfig:
                 raise ValueError(f"tscode options: expected a mapping like {{sce: true}}, got {mapping!r}")
             given.update(mapping or {})
         preset = given.pop("preset", "yolo")
-        if preset not in PRESETS:
+        if not isinstance(preset, str) or preset not in PRESETS:
             raise ValueError(f"tscode option preset={preset!r}: expected one of {list(PRESETS)}")
         known = [f.name for f in dataclasses.fields(cls)]
         for name in given:

@@ -17,7 +17,7 @@ Everything here takes and gives tensors; it knows nothing of losses or of the ho
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -247,15 +247,22 @@ class DownOfSum(LevelSequential):
         """self(below + up(small)) of below (B, C, 2h, 2w) and small (B, C, h, w)."""
         first: Any = self[0]
         conv = self._depthwise
-        kernel = _half_kernel(conv) if self.kernel is None else self.kernel
+        kernel = _half_kernel(conv.weight) if self.kernel is None else self.kernel
         if writable():  # a row and a column too many cost less than a padded copy
             x = crop(F.conv2d(small, kernel, padding=1, groups=conv.groups), small)
         else:
             x = F.conv2d(F.pad(small, (1, 0, 1, 0)), kernel, groups=conv.groups)
         x = conv(below) + x
-        if first is not conv:
+        if not isinstance(first, nn.Conv2d):  # by type: torch.export hands out a new proxy at each access
             x = first.act(first.bn(x) if hasattr(first, "bn") else x)
         return self[1:](x)
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        """As the host's; a kernel that was kept is made of the weights that come."""
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        name = "0.weight" if isinstance(self[0], nn.Conv2d) else "0.conv.weight"
+        if self.kernel is not None and prefix + name in state_dict:
+            self.kernel.copy_(_half_kernel(state_dict[prefix + name]))
 
     @property
     def _depthwise(self) -> Any:
@@ -268,12 +275,12 @@ class DownOfSum(LevelSequential):
         if hasattr(first, "bn"):
             first.conv, first.forward = fuse_conv_and_bn(first.conv, first.bn), first.forward_fuse
             del first.bn
-        self.kernel = _half_kernel(self._depthwise).detach()
+        self.kernel = _half_kernel(self._depthwise.weight).detach()
 
 
-def _half_kernel(conv: nn.Conv2d) -> Tensor:
-    """The (C, 1, 2, 2) kernel that does on a map what a 3x3 stride-2 conv does on it up-sampled."""
-    rows = torch.cat((conv.weight[:, :, :1], conv.weight[:, :, 1:].sum(2, True)), 2)
+def _half_kernel(weight: Tensor) -> Tensor:
+    """The (C, 1, 2, 2) kernel that does on a map what a stride-2 conv of this (C, 1, 3, 3) does on it up-sampled."""
+    rows = torch.cat((weight[:, :, :1], weight[:, :, 1:].sum(2, True)), 2)
     return torch.cat((rows[..., :1], rows[..., 1:].sum(3, True)), 3)
 
 

@@ -10,6 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 from torchvision.ops import DeformConv2d
 
+REACH = 1e4  # pixels of the map that a tap may be away: from beyond the border it reads zeros all the same
+
 
 class DeformableConv(DeformConv2d):
     """`torchvision.ops.DeformConv2d` with the conv that predicts its offsets, zero at the start.
@@ -26,4 +28,5 @@ class DeformableConv(DeformConv2d):
 
     def forward(self, input: Tensor) -> Tensor:  # type: ignore[override]  # the offsets are its own
         """(B, C1, H, W) to (B, C2, H/stride, W/stride), rounded up at padding k // 2."""
-        return super().forward(input, self.offset(input))
+        offsets = self.offset(input).clamp(-REACH, REACH).nan_to_num()  # at others it reads memory it does not own
+        return super().forward(input, offsets)

@@ -321,9 +321,50 @@ def test_arguments_that_do_not_fit_are_refused_before_anything_is_written(
     assert not list(tmp_path.iterdir())
 
 
+def test_data_of_other_classes_is_refused(teacher, student, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "data_yaml", lambda _: {"nc": 7})
+    with pytest.raises(ValueError, match=r"expected the 3 classes of weights=, .* got 7"):
+        graft(str(teacher), student, str(folder), steps=1, imgsz=96, data="my.yaml", out=str(tmp_path / "g.pt"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("there", ["g.pt", "g.json"])
+def test_what_is_there_already_is_not_written_over(teacher, student, folder, tmp_path, there):
+    (tmp_path / there).write_text("precious")
+    with pytest.raises(FileExistsError, match=f"{there} is there already"):
+        graft(str(teacher), student, str(folder), steps=1, imgsz=96, out=str(tmp_path / "g.pt"), verbose=False)
+    assert [(f.name, f.read_text()) for f in tmp_path.iterdir()] == [(there, "precious")]
+
+
+def test_a_place_that_cannot_be_written_to_is_said_before_the_fit(teacher, student, folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="expected a place to write to"):
+        graft(str(teacher), student, str(folder), steps=1, imgsz=96, out=str(tmp_path / "file/g.pt"), verbose=False)
+
+
+def test_an_interrupted_measurement_leaves_checkpoint_and_report(teacher, student, folder, tmp_path, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "_ap", stopped)
+    monkeypatch.setattr(command, "data_yaml", lambda _: None)
+    given = {"steps": 1, "imgsz": 96, "batch": 2, "data": "my.yaml", "out": str(tmp_path / "g.pt"), "verbose": False}
+    with pytest.raises(KeyboardInterrupt):
+        graft(str(teacher), student, str(folder), **given)
+    assert json.loads((tmp_path / "g.json").read_text())["AP"] is None
+    assert type(YOLO(tmp_path / "g.pt").model.model[-1]).__name__ == "TSCODEDetect"
+
+
+def test_weights_that_are_no_numbers_are_not_saved(teacher, student, folder, tmp_path):
+    given = {"steps": 1, "imgsz": 96, "batch": 2, "lr": 1e38, "out": str(tmp_path / "g.pt"), "verbose": False}
+    with pytest.raises(FloatingPointError, match="lower lr"):
+        graft(str(teacher), student, str(folder), **given)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_folder_is_no_place_for_the_checkpoint(teacher, student, folder, tmp_path):
     (tmp_path / "g.pt").mkdir()
-    with pytest.raises(ValueError, match="expected a file or a new name, got a folder"):
+    with pytest.raises(ValueError, match="expected a file, got a folder"):
         graft(str(teacher), student, str(folder), steps=1, imgsz=96, out=str(tmp_path / "g.pt"), verbose=False)
 
 

@@ -24,7 +24,7 @@ from tscode_yolo import register
 from tscode_yolo.graft.fit import Budget, fit
 from tscode_yolo.graft.images import batches, find_images
 from tscode_yolo.graft.pair import Pair
-from tscode_yolo.study.arguments import as_count, as_list, as_number, as_side, take_only, weights_file
+from tscode_yolo.study.arguments import as_count, as_list, as_number, as_side, take_only, weights_file, writable
 from tscode_yolo.study.loading import checkpoint, data_yaml, with_options
 from tscode_yolo.study.provenance import provenance
 from tscode_yolo.study.storage import write_json, write_whole
@@ -99,14 +99,15 @@ def graft(
         seed: of the new head, the order of images and the views.
         workers: processes that read images; 0 reads them in this one.
         device: as in the host; the first GPU if there is one.
-        out: checkpoint to write, MODEL-grafted.pt by default; a report OUT.json goes beside it.
+        out: new checkpoint to write, MODEL-grafted.pt by default; a report OUT.json goes beside it.
         verbose: say what moved and show progress.
 
     Returns:
         The report: account, course of the fit, AP.
 
     Raises:
-        ValueError, FileNotFoundError: arguments that do not fit, before anything is fitted or written.
+        ValueError, OSError: arguments that do not fit, before anything is fitted or written.
+        FloatingPointError: the fit diverged; nothing is written.
     """
     register.register()
     source, target = weights_file("weights", weights), Path(str(out or f"{Path(model).stem}-grafted.pt"))
@@ -118,17 +119,22 @@ def graft(
         raise ValueError("lr=0: expected a rate above 0")
     if target.suffix != ".pt":
         raise ValueError(f"out={target}: expected a name that ends in .pt")
-    if target.is_dir():
-        raise ValueError(f"out={target}: expected a file or a new name, got a folder")
+    for file in (writable("out", target), target.with_suffix(".json")):
+        if file.exists():
+            raise FileExistsError(f"out={target}: {file.name} is there already; give another name, or move it away")
     workers = as_count("workers", workers, 0)
     if not str(model).endswith((".yaml", ".yml")):
         raise ValueError(f"model={model}: expected a model YAML; the new head starts fresh")
-    if data:
-        data_yaml(data)
+    found = data_yaml(data) if data else None
     files = find_images([Path(str(f)).expanduser() for f in as_list(images)])
     where = select_device("" if device is None else str(device), verbose=False)
     init_seeds(seed)
     teacher = checkpoint(source, "weights").float()
+    if found and found["nc"] != len(teacher.names):
+        raise ValueError(
+            f"data={data}: expected the {len(teacher.names)} classes of weights=, whose AP is to be measured, got "
+            f"{found['nc']}"
+        )
     student: Any = DetectionModel(with_options(model, options), nc=len(teacher.names), verbose=False)
     pair = Pair(teacher.to(where), student.to(where))
     lines = pair.account.lines(source.name)
@@ -150,10 +156,13 @@ def graft(
         "seed": seed,
         "account": lines,
         "course": asdict(course),
-        "AP": {n: _ap(f, data, imgsz, where) for n, f in (("weights", source), ("grafted", target))} if data else None,
+        "AP": None,
         "provenance": provenance(),
     }
-    write_json(target.with_suffix(".json"), report)
+    write_json(target.with_suffix(".json"), report)  # before the AP, which may be interrupted
+    if data:
+        report["AP"] = {n: _ap(f, data, imgsz, where) for n, f in (("weights", source), ("grafted", target))}
+        write_json(target.with_suffix(".json"), report)
     return report
 
 

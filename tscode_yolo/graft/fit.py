@@ -56,7 +56,7 @@ def fit(
     Ctrl-C ends the fit early, with what was learnt until then.
 
     Raises:
-        FloatingPointError: the loss is no number any more.
+        FloatingPointError: the loss is no number any more, or a weight none in half precision.
     """
     optimizer = torch.optim.AdamW(_groups(pair.student), lr=rate, betas=(0.9, 0.999))
     scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
@@ -79,6 +79,8 @@ def fit(
                 progress.update(bar, completed=done, said=f"step {course.steps}  {losses}")
         except KeyboardInterrupt:
             course.stopped = True
+    if not all(bool(p.half().isfinite().all()) for p in pair.student.parameters()):  # as checkpoints are stored
+        raise FloatingPointError(f"weights grew beyond what a checkpoint can hold; lower lr={rate:.2g}")
     pair.merge()
     course.minutes = (time.monotonic() - start) / 60
     return course

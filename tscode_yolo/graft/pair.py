@@ -135,7 +135,7 @@ def _check(teacher: Any, student: Any) -> None:
     if student.quality is not None or student.box_scale is not None:
         raise ValueError(
             "model=: its head has a quality branch or a scale per level, for which a stock head has no counterpart to "
-            "fit; choose a recipe without one"
+            "fit; leave out the recipe or preset that asks for it"
         )
     if len(student.cv2) != student.nl or len(student.cv3) != student.nl:
         raise ValueError("model=: expected a tower per level as in the stock head, got share_towers; leave it out")
