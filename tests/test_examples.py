@@ -84,6 +84,32 @@ def test_what_bins_in_place_are_worth_is_measured(installed, tmp_path):
     assert "expected a model whose boxes have bins" in other.stderr
 
 
+def test_a_border_is_put_around_images_and_labels(installed, trained, tmp_path):
+    """At 0 pixels the AP is that of `yolo val`; a border of another width is another picture with the same objects."""
+    import json
+
+    file = tmp_path / "border.json"
+    command = (
+        sys.executable,
+        REPO / "examples/border_effect.py",
+        f"json={file}",
+        f"model={trained}",
+        "data=shapes.yaml",
+    )
+    run(*command, "imgsz=96", "borders=0,16", "images=1000", cwd=installed)
+    found = json.loads(file.read_text())
+    code = (
+        "import sys; from ultralytics import YOLO; "
+        "m = YOLO(sys.argv[1]).val(data='shapes.yaml', imgsz=96, rect=False, plots=False, workers=0); print(m.box.map)"
+    )
+    ap = 100 * float(run(sys.executable, "-c", code, trained, cwd=installed).stdout.splitlines()[-1])
+    assert [r["border"] for r in found["rows"]] == [0, 16]
+    assert found["rows"][0]["AP"] == pytest.approx(ap, abs=3)
+    assert found["images"] == found["data"]["images"]["val"]
+    other = run(*command, "imgsz=96", "borders=8", cwd=installed, check=False)
+    assert "borders=8: expected a multiple of 16" in other.stderr
+
+
 @pytest.mark.parametrize("track", [[], ["--track"]], ids=["detect", "track"])
 def test_stream_reads_a_file_to_its_end_and_writes_every_frame(installed, trained, clip, track):
     out = installed / "annotated.mp4"

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from ultralytics.nn.tasks import DetectionModel
@@ -117,3 +119,23 @@ def test_inference_gap_judges_every_form_of_the_same_weights(draw, tmp_path):
     assert set(forms) >= {"trained", "average", "fused", "stored", "onnx", "onnx half"}
     assert forms["fused"]["AP"] == pytest.approx(forms["average"]["AP"], abs=0.1)
     assert forms["onnx"]["AP"] == pytest.approx(forms["average"]["AP"], abs=0.1)
+
+
+def test_labels_stay_on_their_objects_in_a_border(tmp_path):
+    """A white 30 x 10 block at (20, 8) of an 80 x 40 image, doubled, in a border of 16: 60 x 20 at (56, 72) of 192."""
+    for kind in ("images", "labels"):
+        (tmp_path / kind / "val").mkdir(parents=True)
+    image = np.zeros((40, 80, 3), np.uint8)
+    image[8:18, 20:50] = 255
+    cv2.imwrite(str(tmp_path / "images/val/a.png"), image)
+    (tmp_path / "labels/val/a.txt").write_text(f"0 {35 / 80} {13 / 40} {30 / 80} {10 / 40}")
+    file = tmp_path / "data.yaml"
+    file.write_text(f"path: {tmp_path}\ntrain: images/val\nval: images/val\nnames: {{0: block}}")
+    data = load("border_effect").framed(read_dataset(file), 5, 160, 16, tmp_path / "out")
+    framed = cv2.imread(str(data.parent / "images/val/a.png"))
+    assert framed.shape == (192, 192, 3)
+    assert (framed[:, :16] == 114).all()
+    ys, xs = np.nonzero(framed[..., 0] > 128)
+    assert (xs.min(), xs.max() + 1, ys.min(), ys.max() + 1) == (56, 116, 72, 92)
+    _, x, y, w, h = map(float, (data.parent / "labels/val/a.txt").read_text().split())
+    assert [v * 192 for v in (x, y, w, h)] == pytest.approx([86, 82, 60, 20], abs=0.01)
