@@ -410,8 +410,8 @@ def test_torch_export_takes_the_whole_head(make_head, pyramid, kind, fused):
     head = make_head(down_conv=kind).eval()
     maps = pyramid(96, 160)
     expected = head(list(maps))[0]
-    if fused:
-        head.fuse()
+    for block in head.dpe.detail if fused else ():  # not head.fuse(): old hosts call it on end-to-end heads only
+        block.fuse()
     head.export = True
     exported = torch.export.export(head, (list(maps),))
     assert_close(exported.module()(list(maps)), expected, rtol=1e-4, atol=1e-3)
