@@ -262,7 +262,7 @@ class DownOfSum(LevelSequential):
         super()._load_from_state_dict(state_dict, prefix, *args)
         name = "0.weight" if isinstance(self[0], nn.Conv2d) else "0.conv.weight"
         if self.kernel is not None and prefix + name in state_dict:
-            self.kernel.copy_(_half_kernel(state_dict[prefix + name]))
+            self.kernel.copy_(_half_kernel(state_dict[prefix + name].detach()))
 
     @property
     def _depthwise(self) -> Any:

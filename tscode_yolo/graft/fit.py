@@ -79,9 +79,9 @@ def fit(
                 progress.update(bar, completed=done, said=f"step {course.steps}  {losses}")
         except KeyboardInterrupt:
             course.stopped = True
+    pair.merge()
     if not all(bool(p.half().isfinite().all()) for p in pair.student.parameters()):  # as checkpoints are stored
         raise FloatingPointError(f"weights grew beyond what a checkpoint can hold; lower lr={rate:.2g}")
-    pair.merge()
     course.minutes = (time.monotonic() - start) / 60
     return course
 
