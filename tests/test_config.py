@@ -27,6 +27,10 @@ def test_unknown_option_names_the_closest_valid_one():
         ({"dpe_levels": [1, 2]}, "with -1 or 0"),
         ({"dpe_levels": [-2, 0]}, "expected offsets among"),
         ({"score": "pq"}, "needs a quality branch"),
+        ({"sce_at": []}, r"sce_at=\[\]: expected numbers of predicted levels.*set sce: false"),
+        ({"dpe_at": [-1]}, r"dpe_at=\[-1\]: expected numbers of predicted levels.*set dpe: false"),
+        ({"sce_at": [0], "share_towers": True}, r"sce_at=\[0\]: what is shared over levels is on all"),
+        ({"dpe_at": [0], "share_down": True}, r"dpe_at=\[0\]: what is shared over levels is on all"),
     ],
 )
 def test_values_outside_their_choices_are_refused(options, message):
@@ -43,6 +47,9 @@ def test_values_outside_their_choices_are_refused(options, message):
         {"cls_width": True},
         {"cls_width": 2},
         {"dpe_levels": 1},
+        {"dpe_at": 0},
+        {"sce_at": [0.0]},
+        {"sce_at": [True]},
         {"norm": 3},
     ],
 )

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 import reference
 import torch
@@ -44,6 +46,22 @@ def test_encodings_with_a_width_project_what_differs_and_nothing_else():
     assert [type(m) for m in dpe.same] == [nn.Identity, context.Conv, context.Conv]
     assert all(isinstance(m, nn.Identity) for m in dpe.finer_lateral)  # the large maps are read raw
     assert dpe.out_channels == [8, 8, 8]
+
+
+def test_a_level_that_is_not_encoded_is_handed_on_and_has_no_weights():
+    ch = [8, 12, 16]
+    c2, *p = maps(64, 96, [4, *ch], [4, 8, 16, 32])
+    sce = SemanticContextEncoding(ch, width=8, at=[1]).eval()
+    dpe = DetailPreservingEncoding(ch, 4, width=8, at=[0, 2]).eval()
+    for encoding, out in ((sce, sce(p)), (dpe, dpe(p, c2))):
+        assert [g.shape[1] for g in out] == encoding.out_channels
+        assert {i for i, g in enumerate(out) if g is p[i]} == {0, 1, 2} - set(encoding.at)
+    whole = SemanticContextEncoding(ch, width=8).eval()
+    own = {k: v for k, v in whole.state_dict().items() if re.match(r"(down|coarse)\.1\.", k)}
+    assert set(own) == set(sce.state_dict())
+    sce.load_state_dict(own)
+    assert_close(sce(p)[1], whole(p)[1], rtol=0, atol=0)
+    assert not any(re.match(r"(same|above|same_up|detail)\.1\.", k) for k in dpe.state_dict())
 
 
 @pytest.mark.parametrize("levels", [(0,), (0, 1), (-1, 0), (-1,), (-1, 1), (-1, 0, 1), (-1, 0, 1, 2)])

@@ -3,6 +3,8 @@ from __future__ import annotations
 import copy
 import io
 import math
+import pickle
+import re
 from itertools import product
 
 import pytest
@@ -38,6 +40,9 @@ VARIANTS = {
     "tower bias": {"tower_bias": True},
     "four levels": {"dpe_levels": [-1, 0, 1, 2]},
     "quality": {"quality": "iou", "score": "sqrt_pq"},
+    "quality estimate and scale": {"lqe": True, "level_scale": True, "pred_kernel": 3},
+    "finest level": {"sce_at": [0], "dpe_at": [0]},
+    "SCE above, DPE below": {"sce_at": [1, 2], "dpe_at": [0, 1], "sce_skip": "none"},
 }
 
 
@@ -79,6 +84,26 @@ def test_both_off_is_the_stock_head(make_head, pyramid, legacy, end2end):
     x = pyramid()
     assert_close(ours.train()(list(x)), stock.train()(x[1:]), rtol=0, atol=0)
     assert_close(ours.eval()(list(x))[0], stock.eval()(x[1:])[0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("end2end", [True, False])
+def test_levels_without_a_context_are_the_stock_heads(make_head, pyramid, end2end):
+    """Its towers there, with its weights, say what it says, to the last bit; the level with contexts does not."""
+    ours = make_head(sce_at=[0], dpe_at=[0], one2one_sce=True, end2end=end2end)
+    Detect.legacy = False
+    stock = Detect(5, 4, end2end, CHANNELS[1:])
+    given = ours.state_dict()
+    theirs = {k: given[k] for k in stock.state_dict() if re.match(r"(one2one_)?cv[23]\.[12]\.", k)}
+    assert len(theirs) == sum(re.match(r"(one2one_)?cv[23]\.[12]\.", k) is not None for k in given)
+    stock.load_state_dict(theirs, strict=False)
+    x = pyramid()
+    for prefix in ("", "one2one_") if end2end else ("",):
+        said = ours.forward_head(list(x), **(ours.one2one if prefix else ours.one2many))
+        for task, name in (("boxes", "cv2"), ("scores", "cv3")):
+            told = [tower(p).flatten(2) for tower, p in zip(getattr(stock, prefix + name), x[1:])]
+            finest, coarser = said[task].split([told[0].shape[-1], said[task].shape[-1] - told[0].shape[-1]], -1)
+            assert_close(coarser, torch.cat(told[1:], -1), rtol=0, atol=0)
+            assert not torch.equal(finest, told[0])
 
 
 @pytest.mark.parametrize(("prior", "expected"), [(None, 2.0), (3.5, 3.5), (math.inf, 7.5)])
@@ -168,6 +193,13 @@ def test_all_four_quadrants_get_the_class_prior(make_head):
     assert all(torch.equal(a[-1].bias, b[-1].bias) for a, b in zip(head.cv2, head.one2one_cv2))
 
 
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
+def test_the_two_branches_of_an_end_to_end_head_have_no_weight_in_common(make_head, options):
+    head = make_head(end2end=True, **options)
+    assert len(list(head.parameters())) == len(head.state_dict(keep_vars=True)) - len(list(head.buffers()))
+    assert len({p.data_ptr() for p in head.parameters()}) == len(list(head.parameters()))
+
+
 @pytest.mark.parametrize("one2one_sce", [True, False])
 def test_one2one_branches_train_without_the_body(make_head, pyramid, one2one_sce):
     head, x = make_head(end2end=True, one2one_sce=one2one_sce), pyramid()
@@ -205,6 +237,9 @@ def test_fuse_changes_no_output_and_drops_the_other_branch(make_head, pyramid, o
     if end2end is not None:
         select(head, end2end)
     randomise_norms(head)
+    for name, p in head.named_parameters():
+        if "lqe" in name:
+            torch.nn.init.normal_(p, std=0.2)
     head.eval()
     x = pyramid(finer=options.get("finer", True))
 
@@ -224,8 +259,14 @@ def test_fuse_changes_no_output_and_drops_the_other_branch(make_head, pyramid, o
     assert model.is_fused()
     if options.get("preset") != "paper":
         assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in head.modules())
+    if not options.get("level_scale"):
+        assert not any("lqe" in name for name, _ in head.named_parameters())  # a row of the box predictor now
     if end2end is not None:
-        assert sum(p.numel() for p in head.parameters()) < 0.6 * parameters
+        dropped = "" if end2end else "one2one_"
+        assert all(
+            getattr(head, f"{dropped}{n}", None) is None for n in ("cv2", "cv3", "sce", "dpe", "cls_skip", "lqe")
+        )
+        assert sum(p.numel() for p in head.parameters()) < 0.65 * parameters
 
 
 @pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
@@ -272,6 +313,19 @@ def test_deepcopy_and_pickle_keep_options_and_outputs(make_head, pyramid):
         assert_close(twin(list(x))[0], head(list(x))[0], rtol=0, atol=0)
         assert twin.options == head.options
         assert twin.options["share_down"] is True
+
+
+def test_a_pickled_head_of_before_levels_could_be_chosen_encodes_all(make_head, pyramid):
+    head = make_head().eval()
+    expected = head.forward_head(pyramid_of_ones(pyramid), **head.one2many)
+    del head.sce.at, head.dpe.at
+    again = pickle.loads(pickle.dumps(head))
+    assert again.sce.at == again.dpe.at == (0, 1, 2)
+    assert_close(again.forward_head(pyramid_of_ones(pyramid), **again.one2many), expected, rtol=0, atol=0)
+
+
+def pyramid_of_ones(pyramid) -> list[torch.Tensor]:
+    return [torch.ones_like(p) for p in pyramid()]
 
 
 def test_a_checkpoint_of_a_newer_schema_is_refused_with_the_cure(make_head):
@@ -374,6 +428,9 @@ def test_errors_name_what_was_expected(make_head, pyramid):
         TSCODEDetect(5, ch=(8, 16), options={"finer": True})
     with pytest.raises(ValueError, match="sharing over levels needs the same channels on all of them"):
         TSCODEDetect(5, ch=(8, 16, 32), options={"share_down": True, "sce_width": None})
+    for name in ("sce_at", "dpe_at"):
+        with pytest.raises(ValueError, match=r"\[0, 3\]: expected numbers from 0 \(the finest\) to 2, for 3 levels"):
+            TSCODEDetect(5, ch=CHANNELS[1:], options={name: [0, 3]})
     head = TSCODEDetect(5, ch=CHANNELS[1:], options={})
     with pytest.raises(ValueError, match="expected 3 input maps, got 4"):
         head(pyramid())

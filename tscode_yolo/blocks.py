@@ -158,6 +158,22 @@ class Tower(LevelSequential):
         )
 
 
+def with_row(predictor: Any, other: Any) -> nn.Conv2d:
+    """One conv for two that read the same features: `predictor`, and the single output of `other` as its last row.
+
+    Args:
+        predictor: conv (C, K, k, k) with bias; k odd.
+        other: 1x1 conv (C, 1) without bias.
+    """
+    outputs = predictor.out_channels + 1
+    conv = nn.Conv2d(predictor.in_channels, outputs, predictor.kernel_size, padding=predictor.padding)
+    conv = conv.to(predictor.weight).requires_grad_(predictor.weight.requires_grad)
+    centre = nn.functional.pad(other.weight.data, [n for n in predictor.padding for _ in range(2)])
+    conv.weight.data.copy_(torch.cat((predictor.weight.data, centre)))
+    conv.bias.data.copy_(nn.functional.pad(predictor.bias.data, (0, 1)))  # type: ignore[union-attr]
+    return conv.train(predictor.training)
+
+
 def run_level(module: nn.Module, x: Tensor, level: int) -> Tensor:
     """Call a module, telling it the level if it wants to know."""
     return module(x, level) if isinstance(module, (LevelConv, LevelSequential)) else module(x)

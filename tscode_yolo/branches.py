@@ -40,9 +40,10 @@ def box_branch(
             shared=_can_share(config.share_down, ch, width, "dpe_width"),
             norm=config.norm,
             act=config.act,
+            at=config.dpe_at,
         )
         ch = dpe.out_channels
-    return dpe, _towers(config, "box", ch, stock, out)
+    return dpe, _towers(config, "box", ch, stock, [out] * len(ch))
 
 
 def cls_branch(
@@ -64,7 +65,10 @@ def cls_branch(
     if config.sce:
         width = _channels(config.sce_width, stock)
         if config.sce_skip != "none":
-            skip = nn.ModuleList(_full_size(config, c, stock, nc) for c in ch)
+            at = range(len(ch)) if config.sce_at is None else config.sce_at
+            skip = nn.ModuleList(
+                _full_size(config, c, stock, nc) if i in at else nn.Identity() for i, c in enumerate(ch)
+            )
         sce = SemanticContextEncoding(
             ch,
             down=config.sce_down,
@@ -76,12 +80,14 @@ def cls_branch(
             norm=config.norm,
             act=config.act,
             even_channels=config.share_towers,
+            at=config.sce_at,
         )
         ch = sce.out_channels
-    towers = _towers(config, "cls", ch, stock, nc * (4 if config.sce else 1))
+    encoded = sce.at if sce is not None else ()
+    towers = _towers(config, "cls", ch, stock, [nc * (4 if i in encoded else 1) for i in range(len(ch))])
     if skip is not None:
-        for tower in towers:  # SCE adds to full-size logits, so it starts as nothing added
-            nn.init.zeros_(tower[-1].weight)
+        for level in encoded if len(towers) > 1 else (0,):  # SCE adds to full-size logits: it starts as nothing added
+            nn.init.zeros_(towers[level][-1].weight)
     return skip, sce, towers
 
 
@@ -101,8 +107,8 @@ def _full_size(config: HeadConfig, c: int, stock: int, nc: int) -> nn.Module:
     )
 
 
-def _towers(config: HeadConfig, branch: str, ch: list[int], stock: int, out: int) -> nn.ModuleList:
-    """One tower per level, or one for all."""
+def _towers(config: HeadConfig, branch: str, ch: list[int], stock: int, out: list[int]) -> nn.ModuleList:
+    """One tower per level of `ch` channels and `out` outputs, or one for all."""
     options = config.as_dict()
     width = _channels(options[f"{branch}_width"], stock) or stock
     shared = _can_share(config.share_towers, ch, None, "share_towers with equal channels, i.e. a width")
@@ -111,7 +117,7 @@ def _towers(config: HeadConfig, branch: str, ch: list[int], stock: int, out: int
             c,
             width,
             options[f"{branch}_depth"],
-            out,
+            outputs,
             kernel=options.get(f"{branch}_kernel", 3),
             kind=options[f"{branch}_conv"],
             last_kind="deformable" if config.dcn else None,
@@ -121,7 +127,7 @@ def _towers(config: HeadConfig, branch: str, ch: list[int], stock: int, out: int
             bias=config.tower_bias,
             pred_kernel=config.pred_kernel,
         )
-        for c in (ch[:1] if shared else ch)
+        for c, outputs in list(zip(ch, out))[: 1 if shared else None]
     )
 
 

@@ -71,6 +71,9 @@ class HeadConfig:
         finer: the first input is a finer map (C2, half the stride of the first level), read by DPE only.
         sce: give classification the Semantic Context Encoding, Eq. 3 and 4; off: the plain P_l.
         dpe: give localisation the Detail-Preserving Encoding, Eq. 5; off: the plain P_l.
+        sce_at: predicted levels that get SCE, 0 for the finest; None: all. The others have the stock head's own
+            classification tower on the plain P_l.
+        dpe_at: likewise for DPE and the localisation tower.
         sce_down: how SCE halves P_l, Table 2.
         sce_kernel: kernel of that step, Table 2.
         sce_coarser: concatenate P_{l+1}, Table 2.
@@ -116,6 +119,8 @@ class HeadConfig:
     finer: bool = False
     sce: bool = True
     dpe: bool = True
+    sce_at: tuple[int, ...] | None = None
+    dpe_at: tuple[int, ...] | None = None
     sce_down: str = "conv"
     sce_kernel: int = 3
     sce_coarser: bool = True
@@ -160,7 +165,11 @@ class HeadConfig:
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"tscode option {name}={getattr(self, name)!r}: expected one of {list(allowed)}")
-        object.__setattr__(self, "dpe_levels", tuple(sorted(set(self.dpe_levels))))
+        for name in ("dpe_levels", "sce_at", "dpe_at"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, tuple(sorted(set(getattr(self, name)))))
+        for name in ("sce_at", "dpe_at"):
+            self._check_at(name)
         if isinstance(self.recipe, dict) and set(self.recipe) == {"name"}:
             object.__setattr__(self, "recipe", self.recipe["name"])
         if self.lqe is None:  # settled here, so that a checkpoint says what it was built with
@@ -177,6 +186,20 @@ class HeadConfig:
                 raise ValueError(f"tscode option {name}={getattr(self, name)}: expected a probability below 1")
         if self.score != "p" and self.quality == "none":
             raise ValueError(f"tscode option score={self.score!r} needs a quality branch; set quality, e.g. centerness")
+
+    def _check_at(self, name: str) -> None:
+        """Raise ValueError unless the levels of `sce_at` or `dpe_at` can be told apart from the others."""
+        at = getattr(self, name)
+        if at is None:
+            return
+        if not at or min(at) < 0:
+            switch = name.removesuffix("_at")
+            raise ValueError(
+                f"tscode option {name}={list(at)}: expected numbers of predicted levels, 0 for the finest, e.g. [0]; "
+                f"for none of them set {switch}: false"
+            )
+        if self.share_down or self.share_towers:
+            raise ValueError(f"tscode option {name}={list(at)}: what is shared over levels is on all; leave it out")
 
     @classmethod
     def from_mapping(cls, *mappings: Mapping[str, Any] | None) -> HeadConfig:
@@ -199,8 +222,7 @@ class HeadConfig:
             if name not in known:
                 raise ValueError(unknown_name("tscode option", str(name), [*known, "preset"]))
         values = {**PRESETS[preset], **given}
-        if isinstance(values.get("dpe_levels"), list):
-            values["dpe_levels"] = tuple(values["dpe_levels"])
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**values)
 
     def as_dict(self) -> dict[str, Any]:
@@ -225,13 +247,15 @@ def _check_type(name: str, annotation: str, value: object) -> None:
             isinstance(value, str) or (isinstance(value, dict) and isinstance(value.get("name"), str)),
             "a name, or a mapping like {name: atss, topk: 11}",
         ),
-        "tuple[int, ...]": (
-            isinstance(value, tuple) and all(isinstance(v, int) and not isinstance(v, bool) for v in value),
-            "a list of whole numbers",
-        ),
+        "tuple[int, ...]": (_is_whole_numbers(value), "a list of whole numbers"),
+        "tuple[int, ...] | None": (value is None or _is_whole_numbers(value), "a list of whole numbers or null"),
     }[annotation]
     if not ok:
         raise ValueError(f"tscode option {name}={value!r}: expected {expected}")
+
+
+def _is_whole_numbers(value: object) -> bool:
+    return isinstance(value, tuple) and all(isinstance(v, int) and not isinstance(v, bool) for v in value)
 
 
 def unknown_name(kind: str, name: str, known: Sequence[str]) -> str:

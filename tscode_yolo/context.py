@@ -30,14 +30,29 @@ from tscode_yolo.blocks import LevelConv, LevelSequential, conv_block, run_level
 from tscode_yolo.resample import crop, up, writable
 
 
-class SemanticContextEncoding(nn.Module):
+class _Encoding(nn.Module):
+    """What both have in common: which levels they encode, and for how many channels.
+
+    Attributes:
+        at: levels that are encoded, 0 for the finest; the others are handed on as they are.
+        out_channels: channels of each level's output.
+    """
+
+    at: tuple[int, ...]
+    out_channels: list[int]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a pickled encoding; older ones encode all levels and do not say so."""
+        super().__setstate__(state)
+        if "at" not in state:
+            self.at = tuple(range(len(self.out_channels)))
+
+
+class SemanticContextEncoding(_Encoding):
     """SCE: G_l^cls = Concat(DConv(P_l), P_{l+1}) for every level, Eq. 3.
 
     The coarsest level has no P_{l+1}: its G is DConv(P_l) alone, or that twice where `even_channels` asks for the
     same channels everywhere (towers shared over levels). The paper does not say; see the README.
-
-    Attributes:
-        out_channels: channels of G_l^cls per level.
     """
 
     def __init__(
@@ -53,6 +68,7 @@ class SemanticContextEncoding(nn.Module):
         norm: str = "bn",
         act: str = "silu",
         even_channels: bool = False,
+        at: Sequence[int] | None = None,
     ):
         """Build the encoder.
 
@@ -67,9 +83,11 @@ class SemanticContextEncoding(nn.Module):
             norm: "bn" or "gn".
             act: of the stride-2 conv, "silu" or "relu".
             even_channels: repeat DConv(P_L) at the coarsest level, for towers shared over levels.
+            at: levels to encode, 0 for the finest; the others are handed on as they are. None: all.
         """
         super().__init__()
         n = len(ch)
+        self.at = _levels(at, n)
         widths = [width or c for c in ch]
         self.coarser, self.even_channels = coarser, even_channels
         # One conv for all levels needs one input width; without sharing the stride-2 conv changes the width itself.
@@ -80,23 +98,35 @@ class SemanticContextEncoding(nn.Module):
             pairs = pairs[:1] if shared else pairs
             levels = n if shared else 1
             self.down = nn.ModuleList(
-                conv_block(c, w, kernel, 2, kind=kind, act=act, norm=norm, levels=levels) for c, w in pairs
+                conv_block(c, w, kernel, 2, kind=kind, act=act, norm=norm, levels=levels)
+                if i in self.at
+                else nn.Identity()
+                for i, (c, w) in enumerate(pairs)
             )
         else:
             pool = {"avg": nn.AvgPool2d, "max": nn.MaxPool2d}[down]
             self.down = nn.ModuleList(
-                LevelSequential(pool(kernel, 2, kernel // 2), _project(c, w, norm)) for c, w in pairs
+                LevelSequential(pool(kernel, 2, kernel // 2), _project(c, w, norm)) if i in self.at else nn.Identity()
+                for i, (c, w) in enumerate(pairs)
             )
         coarse = [(c, width or c) for c in down_ch[1:]] if coarser else []
-        self.coarse = nn.ModuleList(_project(c, w, norm) for c, w in coarse)
+        self.coarse = nn.ModuleList(
+            _project(c, w, norm) if i in self.at else nn.Identity() for i, (c, w) in enumerate(coarse)
+        )
         above = [w for _, w in coarse] + [widths[-1] if coarser and even_channels else 0] if coarser else [0] * n
-        self.out_channels = [w + a for w, a in zip(widths, above)]
+        self.out_channels = [w + a if i in self.at else ch[i] for i, (w, a) in enumerate(zip(widths, above))]
 
     def forward(self, pyramid: Sequence[Tensor]) -> list[Tensor]:
-        """L maps (B, C_l, H_l, W_l), finest first, to L maps (B, out_channels[l], ceil(H_l/2), ceil(W_l/2))."""
+        """L maps (B, C_l, H_l, W_l), finest first, to L maps (B, out_channels[l], ceil(H_l/2), ceil(W_l/2)).
+
+        A level that is not encoded comes out as it went in.
+        """
         pyramid = [lateral(p) for lateral, p in zip(self.laterals, pyramid)]
         out = []
         for level, p in enumerate(pyramid):
+            if level not in self.at:
+                out.append(p)
+                continue
             halved = _at(self.down, level, p)
             if self.coarser and level + 1 < len(pyramid):
                 halved = torch.cat((halved, self.coarse[level](pyramid[level + 1])), 1)
@@ -106,14 +136,13 @@ class SemanticContextEncoding(nn.Module):
         return out
 
 
-class DetailPreservingEncoding(nn.Module):
+class DetailPreservingEncoding(_Encoding):
     """DPE: G_l^loc = P_l + up(P_{l+1}) + DConv(up(P_l) + P_{l-1}) for every level, Eq. 5.
 
     A term whose level does not exist is left out: P_{l+1} at the coarsest level, and the whole DConv at the finest
     one when there is no finer map below it.
 
     Attributes:
-        out_channels: channels of G_l^loc per level.
         sum_first: make the sum at the finer size and then halve it, as Eq. 5 is written, rather than by `DownOfSum`.
     """
 
@@ -130,6 +159,7 @@ class DetailPreservingEncoding(nn.Module):
         shared: bool = False,
         norm: str = "bn",
         act: str = "silu",
+        at: Sequence[int] | None = None,
     ):
         """Build the encoder.
 
@@ -142,33 +172,37 @@ class DetailPreservingEncoding(nn.Module):
             shared: one stride-2 conv for all levels.
             norm: "bn" or "gn".
             act: of the stride-2 conv, "silu" or "relu".
+            at: levels to encode, 0 for the finest; the others are handed on as they are. None: all.
         """
         super().__init__()
         n = len(ch)
         self.levels = tuple(levels)
-        self.out_channels = widths = [width or c for c in ch]
+        self.at = _levels(at, n)
+        widths = [width or c for c in ch]
+        self.out_channels = [w if i in self.at else c for i, (w, c) in enumerate(zip(widths, ch))]
 
-        def project(level: int, width: int) -> nn.Module:
-            return _project(ch[level], width, norm)
+        def project(level: int, offset: int, width: int) -> nn.Module:
+            """P_{level + offset} to the channels asked for, if the level is encoded."""
+            return _project(ch[level + offset], width, norm) if level in self.at else nn.Identity()
 
-        self.same = nn.ModuleList(project(i, widths[i]) for i in range(n)) if 0 in levels else None
-        self.above = nn.ModuleList(project(i + 1, widths[i]) for i in range(n - 1)) if 1 in levels else None
-        self.above2 = nn.ModuleList(project(i + 2, widths[i]) for i in range(n - 2)) if 2 in levels else None
+        self.same = nn.ModuleList(project(i, 0, widths[i]) for i in range(n)) if 0 in levels else None
+        self.above = nn.ModuleList(project(i, 1, widths[i]) for i in range(n - 1)) if 1 in levels else None
+        self.above2 = nn.ModuleList(project(i, 2, widths[i]) for i in range(n - 2)) if 2 in levels else None
         # What is added at the size of P_{l-1} has the channels of P_{l-1}: the small map is projected, not the large.
-        below = [finer_ch or 0, *ch[:-1]]
+        below = [c if i in self.at else 0 for i, c in enumerate((finer_ch or 0, *ch[:-1]))]
         self.first = 0 if finer_ch else 1  # the first level that has a finer one
         self.detail: Any = None
         self.finer_lateral: Any = None
         self.same_up: Any = None
         lonely = 0 not in levels and self.first == 1  # the finest level has nothing to add up but itself
-        self.alone = project(0, widths[0]) if lonely else None
+        self.alone = project(0, 0, widths[0]) if lonely else None
         if -1 in levels:
             added = [width if c and width and shared else c for c in below]
             self.finer_lateral = nn.ModuleList(
                 _project(c, a, norm) if c else nn.Identity() for c, a in zip(below, added)
             )
             if 0 in levels:
-                self.same_up = nn.ModuleList(project(i, added[i]) if added[i] else nn.Identity() for i in range(n))
+                self.same_up = nn.ModuleList(project(i, 0, added[i]) if added[i] else nn.Identity() for i in range(n))
             pairs = [(a, w) for a, w in zip(added, widths) if a]
             if shared:
                 self.detail = nn.ModuleList([conv_block(*pairs[0], 3, 2, kind=kind, act=act, norm=norm, levels=n)])
@@ -189,10 +223,13 @@ class DetailPreservingEncoding(nn.Module):
             finer: (B, finer_ch, 2 H_1, 2 W_1) map below the finest level, or None as at construction.
 
         Returns:
-            L maps (B, out_channels[l], H_l, W_l).
+            L maps (B, out_channels[l], H_l, W_l); a level that is not encoded as it came.
         """
         out = []
         for level, p in enumerate(pyramid):
+            if level not in self.at:
+                out.append(p)
+                continue
             terms = []
             if self.same is not None:
                 terms.append(self.same[level](p))
@@ -297,6 +334,17 @@ def _start_at_zero(module: nn.Module) -> None:
         for norm in conv.modules():
             if isinstance(norm, (nn.BatchNorm2d, nn.GroupNorm)):
                 nn.init.zeros_(norm.weight)
+
+
+def _levels(at: Sequence[int] | None, n: int) -> tuple[int, ...]:
+    """The levels to encode; ValueError if the pyramid does not have them."""
+    levels = tuple(range(n)) if at is None else tuple(at)
+    if not set(levels) <= set(range(n)):
+        raise ValueError(
+            f"sce_at or dpe_at {list(levels)}: expected numbers from 0 (the finest) to {n - 1}, for {n} levels are "
+            "predicted"
+        )
+    return levels
 
 
 def _project(c1: int, c2: int, norm: str) -> nn.Module:

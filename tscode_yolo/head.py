@@ -24,7 +24,7 @@ from torch.utils.hooks import RemovableHandle
 from ultralytics.nn.modules.block import DFL
 from ultralytics.nn.modules.head import Detect
 
-from tscode_yolo.blocks import LevelConv, LevelScale, run_level
+from tscode_yolo.blocks import LevelConv, LevelScale, run_level, with_row
 from tscode_yolo.branches import box_branch, cls_branch
 from tscode_yolo.config import SCHEMA, HeadConfig
 from tscode_yolo.context import DetailPreservingEncoding, DownOfSum, SemanticContextEncoding
@@ -107,11 +107,16 @@ class TSCODEDetect(Detect):
         box_width, cls_width = self.cv2[0][-1].in_channels, levels[0]
         if config.dpe or config.share_towers or config.dcn:
             finer_ch = next(iter(ch)) if config.finer else None
+            stock = self.cv2
             self.dpe, self.cv2 = box_branch(config, levels, finer_ch, box_width, 4 * reg_max)
+            if self.dpe is not None and not config.dcn:
+                self.cv2 = _with_stock(self.cv2, stock, self.dpe.at)
         base = self.dpe.out_channels if config.dpe_neck else levels
         stock_cls = self.cv3
         if config.sce or _rebuilt(self.options):
             self.cls_skip, self.sce, self.cv3 = cls_branch(config, base, cls_width, nc)
+            if self.sce is not None and not _rebuilt(self.options):
+                self.cv3 = _with_stock(self.cv3, stock_cls, self.sce.at)
         if config.quality != "none":
             self.quality = QualityBranch([t[-1].in_channels for t in self.cv2], config.quality == "filter3d")
         if config.lqe:
@@ -126,7 +131,8 @@ class TSCODEDetect(Detect):
             if config.sce and not config.one2one_sce:
                 plain = dataclasses.replace(config, sce=False)
                 self.one2one_cls_skip = self.one2one_sce = None
-                self.one2one_cv3 = cls_branch(plain, base, cls_width, nc)[-1] if _rebuilt(self.options) else stock_cls
+                rebuilt = _rebuilt(self.options)
+                self.one2one_cv3 = cls_branch(plain, base, cls_width, nc)[-1] if rebuilt else copy.deepcopy(stock_cls)
             if config.quality == "filter3d":
                 self.quality = None  # it silences duplicates, which one-to-many labels ask for
 
@@ -192,19 +198,24 @@ class TSCODEDetect(Detect):
         boxes = [_at(box_head, i)[-1](g) for i, g in enumerate(loc)]
         if box_scale is not None:
             boxes = [box_scale(b, i) for i, b in enumerate(boxes)]
-        preds: dict[str, Any] = {"boxes": _flat(boxes), "feats": levels}
+        said = _flat(boxes)
+        preds: dict[str, Any] = {"boxes": said[:, : 4 * self.reg_max], "feats": levels}
         if quality is not None:
             preds["quality"] = quality(loc)
         base = detail if self.dpe_neck else levels
         sem = base if sce is None else sce(base)
         scores = [_at(cls_head, i)[-1](_features(cls_head, g, i)) for i, g in enumerate(sem)]
-        if cls_skip is not None:
-            scores = [add_quadrants(skip(p), s) for s, skip, p in zip(scores, cls_skip, base)]
-        elif sce is not None:
-            scores = [rearrange_quadrants(s, p) for s, p in zip(scores, levels)]
+        for i in sce.at if sce is not None else ():
+            if cls_skip is not None:
+                scores[i] = add_quadrants(cls_skip[i](base[i]), scores[i])
+            else:
+                scores[i] = rearrange_quadrants(scores[i], levels[i])
+        preds["scores"] = _flat(scores)
         if lqe is not None:
-            scores = [add(s, _at(lqe, i)(g)) for i, (s, g) in enumerate(zip(scores, loc))]
-        return {**preds, "scores": _flat(scores)}
+            preds["scores"] = add(preds["scores"], _flat(_at(lqe, i)(g) for i, g in enumerate(loc)))
+        elif said.shape[1] > 4 * self.reg_max:  # `fuse` made it one more row of the box predictor
+            preds["scores"] = add(preds["scores"], said[:, 4 * self.reg_max :])
+        return preds
 
     def _inference(self, x: dict[str, Any]) -> Tensor:
         """As the host's, (B, 4 + nc, A) boxes and scores, with the quality folded into the scores."""
@@ -259,19 +270,29 @@ class TSCODEDetect(Detect):
         found = {}
         for name in ("cv3", "one2one_cv3", "cls_skip", "one2one_cls_skip"):
             for i, branch in enumerate(getattr(self, name, None) or ()):
-                found[f"{name}.{i}.{len(branch) - 1}"] = branch[-1]
+                if not isinstance(branch, nn.Identity):  # a level without SCE
+                    found[f"{name}.{i}.{len(branch) - 1}"] = branch[-1]
         return found
 
-    def stock_towers(self) -> list[str]:
-        """Names of the classification towers that are the stock head's: their width depends on the classes."""
+    def stock_towers(self) -> dict[str, list[int]]:
+        """Levels of each classification branch whose tower is the stock head's: its width depends on the classes."""
         twins = {"cv3": "sce", "one2one_cv3": "one2one_sce"}
-        return [t for t, sce in twins.items() if getattr(self, sce, None) is None and not _rebuilt(self.options)]
+        if _rebuilt(self.options):
+            return {name: [] for name in twins}
+        found = {name: getattr(self, sce, None) for name, sce in twins.items()}
+        return {n: [i for i in range(self.nl) if sce is None or i not in sce.at] for n, sce in found.items()}
 
     def fuse(self) -> None:
         """Drop the branches inference does not use, and fold what the host does not fold itself."""
         super().fuse()
         if self.cv2 is None:
             self.sce = self.dpe = self.cls_skip = self.quality = self.box_scale = self.lqe = None
+        for prefix in ("", "one2one_"):
+            lqe = getattr(self, f"{prefix}lqe", None)
+            if lqe is not None and getattr(self, f"{prefix}box_scale", None) is None:  # which is for boxes alone
+                for tower, estimate in zip(getattr(self, f"{prefix}cv2"), lqe):
+                    tower[-1] = with_row(tower[-1], estimate)
+                setattr(self, f"{prefix}lqe", None)
         for module in list(self.modules()):
             if isinstance(module, (LevelConv, DownOfSum)):
                 module.fuse()
@@ -322,6 +343,11 @@ class TSCODEDetect(Detect):
 def _rebuilt(options: Mapping[str, Any]) -> bool:
     """Whether options other than SCE change the stock head's classification branch."""
     return any(options.get(name) for name in ("share_towers", "dcn", "dpe_neck"))
+
+
+def _with_stock(towers: nn.ModuleList, stock: nn.ModuleList, at: Sequence[int]) -> nn.ModuleList:
+    """Our towers at the levels with a context of their own, the stock head's at the others."""
+    return nn.ModuleList(own if i in at else plain for i, (own, plain) in enumerate(zip(towers, stock)))
 
 
 def _at(modules: Any, level: int) -> Any:

@@ -9,7 +9,7 @@ classes, which own data change.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -123,7 +123,7 @@ def _transfer_head(model: Any, source: Any) -> dict[str, str]:
         reasons[unit] = _difference(plain, there, own, given)
         if conv is not None and not reasons[unit]:
             reasons[unit] = _class_difference(classes[conv], src_classes.get(conv), head.nc, getattr(src, "nc", 0))
-    _hold_back_partners(reasons)
+    _hold_back_partners(reasons, head)
     outcome = {}
     for unit, keys in units.items():
         conv = conv_of.get(unit)
@@ -147,17 +147,21 @@ def take_widths(head: Any, src: Any) -> None:
         head: of the host's Detect, ours or stock; changed in place.
         src: likewise.
     """
-    for name in stock_towers(head):
+    theirs = stock_towers(src)
+    for name, levels in stock_towers(head).items():
         towers, given = getattr(head, name, None), getattr(src, name, None)
-        if towers is not None and given is not None and name in stock_towers(src):
-            for i, (own, other) in enumerate(zip(towers, given)):
-                if _differ_in_width(own, other):
-                    towers[i] = _of_width(own, other)
+        if towers is None or given is None:
+            continue
+        for i in set(levels) & set(theirs[name]):
+            if _differ_in_width(towers[i], given[i]):
+                towers[i] = _of_width(towers[i], given[i])
 
 
-def stock_towers(head: Any) -> Sequence[str]:
-    """Names of the classification towers that are the stock head's: ours says itself."""
-    return head.stock_towers() if hasattr(head, "stock_towers") else STOCK_TOWERS
+def stock_towers(head: Any) -> dict[str, list[int]]:
+    """Levels of each classification branch whose tower is the stock head's: ours says itself."""
+    if hasattr(head, "stock_towers"):
+        return head.stock_towers()
+    return {name: list(range(len(getattr(head, name, None) or ()))) for name in STOCK_TOWERS}
 
 
 def _differ_in_width(own: Any, src: Any) -> bool:
@@ -179,11 +183,15 @@ def _of_width(own: Any, src: Any) -> Any:
     return tower.to(predictor.weight).train(own.training).requires_grad_(predictor.weight.requires_grad)
 
 
-def _hold_back_partners(reasons: dict[str, str]) -> None:
+def _hold_back_partners(reasons: dict[str, str], head: Any) -> None:
     """Logits that are added up move together: what sce, cv3 and cls_skip learned means nothing without the others."""
     for prefix in ("", "one2one_"):
-        partners = [u for u in reasons if u.split(".")[0] in {f"{prefix}{n}" for n in ("sce", "cv3", "cls_skip")}]
-        if f"{prefix}sce" in partners and any(reasons[u] for u in partners):
+        sce = getattr(head, f"{prefix}sce", None)
+        if sce is None:
+            continue
+        parts = {f"{prefix}{name}.{i}" for name in ("cv3", "cls_skip") for i in sce.at}
+        partners = [u for u in reasons if u == f"{prefix}sce" or u in parts]
+        if any(reasons[u] for u in partners):
             for u in partners:
                 reasons[u] = reasons[u] or "with the rest of its branch"
 

@@ -165,11 +165,11 @@ def test_hints_are_the_share_of_variance_that_is_missing():
     assert_close(hint(told, [told[0] + 1, told[1]]) / GAINS["hint"], torch.tensor(0.25))  # 1 / 2 and nothing
 
 
-@pytest.mark.parametrize("sce", [True, False])
+@pytest.mark.parametrize("options", [{"sce": True}, {"sce": False}, {"sce_at": [0], "dpe_at": [0], "sce": True}])
 @pytest.mark.parametrize("name", ["yolo11n", "yolo26n"])
-def test_merging_bridges_changes_nothing(make_teacher, make_yaml, tmp_path, name, sce):
+def test_merging_bridges_changes_nothing(make_teacher, make_yaml, tmp_path, name, options):
     teacher = YOLO(make_teacher(tmp_path / "stock.pt", f"{name}.yaml")).model.float()
-    options = {"finer": True, "sce": sce}
+    options = {"finer": True, **options}
     model = DetectionModel(make_yaml(tmp_path / "ours.yaml", f"{name}-tscode.yaml", tscode=options), nc=3)
     pair = Pair(teacher, model)
     for tower, *_ in pair._towers().values():
@@ -185,7 +185,7 @@ def test_merging_bridges_changes_nothing(make_teacher, make_yaml, tmp_path, name
         for task, said in bridged.items():
             assert merged[task].shape == said.told.shape
             assert_close(merged[task], said.said, rtol=1e-4, atol=1e-4)
-    assert not sce or pair.student.cls_skip[0][-1].bias is None
+    assert not options["sce"] or pair.student.cls_skip[0][-1].bias is None
 
 
 def test_a_branch_like_the_stock_heads_starts_as_the_teacher(teacher, make_yaml, tmp_path):

@@ -85,6 +85,8 @@ class Pair:
             for towers, others in TASKS.values():
                 for name in (towers, *others):
                     for i, tower in enumerate(getattr(self.student, prefix + name, None) or ()):
+                        if isinstance(tower, nn.Identity):  # a level without SCE
+                            continue
                         found[f"{prefix}{name}.{i}"] = (
                             tower,
                             getattr(self.teacher, prefix + towers)[i][-1],
