@@ -14,7 +14,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -29,14 +28,13 @@ from tscode_yolo.branches import box_branch, cls_branch
 from tscode_yolo.config import SCHEMA, HeadConfig
 from tscode_yolo.context import DetailPreservingEncoding, DownOfSum, SemanticContextEncoding
 from tscode_yolo.integral import IN_PLACE, Integral, in_order
+from tscode_yolo.priors import PRIOR, box_start, logit, rare
 from tscode_yolo.quality import QualityBranch
 from tscode_yolo.resample import add, add_quadrants, rearrange_quadrants
 
 # What forward_head gets beside the towers, if it exists.
 CONTEXT = ("sce", "dpe", "cls_skip", "quality", "box_scale", "lqe")
-BOX_PRIOR = 2.0  # strides: an object fits its level, so its sides are near; measured in docs/head.md
 SUM_FIRST = ("paddle",)  # exports whose runtime crashes on DPE's small kernel, see docs/exports.md
-PRIOR = 0.01  # probability of a class at the start where a predictor serves all levels (focal loss, arXiv:1708.02002)
 
 
 class TSCODEDetect(Detect):
@@ -249,17 +247,17 @@ class TSCODEDetect(Detect):
         """
         box_prior = self.options.get("box_prior")
         cls_prior, quality_prior = self.options.get("cls_prior"), self.options.get("quality_prior")
-        box_bias = _box_bias(box_prior, self.reg_max)
+        boxes_start = box_start(box_prior, self.reg_max)
         for branch in [self.one2many] + ([self.one2one] if getattr(self, "one2one_cv2", None) is not None else []):
             for tower in branch["box_head"]:
-                tower[-1].bias.data.copy_(box_bias)
+                tower[-1].bias.data.copy_(boxes_start)
             cls_head = branch["cls_head"]
             for tower, stride in zip(cls_head, self.stride):
-                rare = math.log(5 / self.nc / (640 / float(stride)) ** 2)  # 5 objects in a 640 px image
                 hosts = len(cls_head) == self.nl and cls_prior is None
-                tower[-1].bias.data.fill_(rare if hosts else _logit(cls_prior or PRIOR))
+                start = rare(self.nc, float(stride)) if hosts else logit(cls_prior or PRIOR)
+                tower[-1].bias.data.fill_(start)
             for predictor in branch["quality"].predictors if branch["quality"] is not None else ():
-                predictor.bias.data.fill_(_logit(quality_prior or 0.5))
+                predictor.bias.data.fill_(logit(quality_prior or 0.5))
         self.built = True
 
     def class_convs(self) -> dict[str, nn.Conv2d]:
@@ -360,25 +358,6 @@ def _features(towers: Any, x: Tensor, level: int) -> Tensor:
     for block in list(_at(towers, level))[:-1]:
         x = run_level(block, x, level)
     return x
-
-
-def _logit(probability: float) -> float:
-    """The bias that starts a sigmoid at this probability."""
-    return math.log(probability / (1 - probability))
-
-
-def _box_bias(distance: float | None, reg_max: int) -> Tensor:
-    """Bias (4 reg_max,) of a box predictor that starts at this distance to each side, in strides.
-
-    With DFL the bins start geometric, p_k ~ r^k with r = m / (1 + m), whose mean is m (nearly, the bins being finite).
-    Infinity is the host's start: uniform, with a mean of (reg_max - 1) / 2; 2 strides where there are no bins.
-    """
-    distance = BOX_PRIOR if distance is None else distance
-    if math.isinf(distance):
-        return torch.full((4 * reg_max,), 2.0)
-    if reg_max == 1:
-        return torch.full((4,), distance)
-    return (torch.arange(reg_max) * math.log(distance / (1 + distance))).repeat(4)
 
 
 def _flat(maps: Iterable[Tensor]) -> Tensor:

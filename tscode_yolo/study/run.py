@@ -24,7 +24,7 @@ ORPHAN_CHECK_S = 1.0
 
 def main(argv: list[str]) -> int:
     """Do the job in ``argv[0]``; ``argv[1]``, JSON, holds what this machine lends it (see `execute`)."""
-    folder, lent = Path(argv[0]), json.loads(argv[1]) if len(argv) > 1 else {}
+    folder, lent = Path(argv[0]).absolute(), json.loads(argv[1]) if len(argv) > 1 else {}
     _stop_with_parent()
     try:
         with sole_owner(folder):

@@ -1,0 +1,35 @@
+"""Where predictors start: the biases that say where an object is before anything was learnt."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+BOX = 2.0  # strides: an object fits its level, so its sides are near; measured in docs/head.md
+PRIOR = 0.01  # probability of a class at the start where a predictor serves all levels (focal loss, arXiv:1708.02002)
+
+
+def logit(probability: float) -> float:
+    """The bias that starts a sigmoid at this probability."""
+    return math.log(probability / (1 - probability))
+
+
+def rare(classes: int, stride: float) -> float:
+    """The host's bias of a class predictor: five objects of one of so many classes in an image of 640x640."""
+    return math.log(5 / classes / (640 / stride) ** 2)
+
+
+def box_start(distance: float | None, reg_max: int) -> Tensor:
+    """Bias (4 reg_max,) of a box predictor that starts at this distance to each side, in strides; None: `BOX`.
+
+    With DFL the bins start geometric, p_k ~ r^k with r = m / (1 + m), whose mean is m (nearly, the bins being finite).
+    Infinity is the host's start: uniform, with a mean of (reg_max - 1) / 2; `BOX` strides where there are no bins.
+    """
+    distance = BOX if distance is None else distance
+    if math.isinf(distance):
+        return torch.full((4 * reg_max,), BOX)  # any constant is uniform bins
+    if reg_max == 1:
+        return torch.full((4,), distance)
+    return (torch.arange(reg_max) * math.log(distance / (1 + distance))).repeat(4)
