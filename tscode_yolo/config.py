@@ -71,9 +71,8 @@ class HeadConfig:
         finer: the first input is a finer map (C2, half the stride of the first level), read by DPE only.
         sce: give classification the Semantic Context Encoding, Eq. 3 and 4; off: the plain P_l.
         dpe: give localisation the Detail-Preserving Encoding, Eq. 5; off: the plain P_l.
-        sce_at: predicted levels that get SCE, 0 for the finest; None: all. The others have the stock head's own
-            classification tower on the plain P_l.
-        dpe_at: likewise for DPE and the localisation tower.
+        sce_at: predicted levels that get SCE, 0 for the finest; None: all. At the others the tower reads the plain P_l.
+        dpe_at: likewise for DPE.
         sce_down: how SCE halves P_l, Table 2.
         sce_kernel: kernel of that step, Table 2.
         sce_coarser: concatenate P_{l+1}, Table 2.

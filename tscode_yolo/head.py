@@ -105,16 +105,11 @@ class TSCODEDetect(Detect):
         box_width, cls_width = self.cv2[0][-1].in_channels, levels[0]
         if config.dpe or config.share_towers or config.dcn:
             finer_ch = next(iter(ch)) if config.finer else None
-            stock = self.cv2
             self.dpe, self.cv2 = box_branch(config, levels, finer_ch, box_width, 4 * reg_max)
-            if self.dpe is not None and not config.dcn:
-                self.cv2 = _with_stock(self.cv2, stock, self.dpe.at)
         base = self.dpe.out_channels if config.dpe_neck else levels
         stock_cls = self.cv3
         if config.sce or _rebuilt(self.options):
             self.cls_skip, self.sce, self.cv3 = cls_branch(config, base, cls_width, nc)
-            if self.sce is not None and not _rebuilt(self.options):
-                self.cv3 = _with_stock(self.cv3, stock_cls, self.sce.at)
         if config.quality != "none":
             self.quality = QualityBranch([t[-1].in_channels for t in self.cv2], config.quality == "filter3d")
         if config.lqe:
@@ -129,8 +124,7 @@ class TSCODEDetect(Detect):
             if config.sce and not config.one2one_sce:
                 plain = dataclasses.replace(config, sce=False)
                 self.one2one_cls_skip = self.one2one_sce = None
-                rebuilt = _rebuilt(self.options)
-                self.one2one_cv3 = cls_branch(plain, base, cls_width, nc)[-1] if rebuilt else copy.deepcopy(stock_cls)
+                self.one2one_cv3 = cls_branch(plain, base, cls_width, nc)[-1] if _rebuilt(self.options) else stock_cls
             if config.quality == "filter3d":
                 self.quality = None  # it silences duplicates, which one-to-many labels ask for
 
@@ -272,13 +266,10 @@ class TSCODEDetect(Detect):
                     found[f"{name}.{i}.{len(branch) - 1}"] = branch[-1]
         return found
 
-    def stock_towers(self) -> dict[str, list[int]]:
-        """Levels of each classification branch whose tower is the stock head's: its width depends on the classes."""
+    def stock_towers(self) -> list[str]:
+        """Names of the classification towers that are the stock head's: their width depends on the classes."""
         twins = {"cv3": "sce", "one2one_cv3": "one2one_sce"}
-        if _rebuilt(self.options):
-            return {name: [] for name in twins}
-        found = {name: getattr(self, sce, None) for name, sce in twins.items()}
-        return {n: [i for i in range(self.nl) if sce is None or i not in sce.at] for n, sce in found.items()}
+        return [t for t, sce in twins.items() if getattr(self, sce, None) is None and not _rebuilt(self.options)]
 
     def fuse(self) -> None:
         """Drop the branches inference does not use, and fold what the host does not fold itself."""
@@ -341,11 +332,6 @@ class TSCODEDetect(Detect):
 def _rebuilt(options: Mapping[str, Any]) -> bool:
     """Whether options other than SCE change the stock head's classification branch."""
     return any(options.get(name) for name in ("share_towers", "dcn", "dpe_neck"))
-
-
-def _with_stock(towers: nn.ModuleList, stock: nn.ModuleList, at: Sequence[int]) -> nn.ModuleList:
-    """Our towers at the levels with a context of their own, the stock head's at the others."""
-    return nn.ModuleList(own if i in at else plain for i, (own, plain) in enumerate(zip(towers, stock)))
 
 
 def _at(modules: Any, level: int) -> Any:

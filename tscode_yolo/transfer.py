@@ -9,7 +9,7 @@ classes, which own data change.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -147,21 +147,17 @@ def take_widths(head: Any, src: Any) -> None:
         head: of the host's Detect, ours or stock; changed in place.
         src: likewise.
     """
-    theirs = stock_towers(src)
-    for name, levels in stock_towers(head).items():
+    for name in stock_towers(head):
         towers, given = getattr(head, name, None), getattr(src, name, None)
-        if towers is None or given is None:
-            continue
-        for i in set(levels) & set(theirs[name]):
-            if _differ_in_width(towers[i], given[i]):
-                towers[i] = _of_width(towers[i], given[i])
+        if towers is not None and given is not None and name in stock_towers(src):
+            for i, (own, other) in enumerate(zip(towers, given)):
+                if _differ_in_width(own, other):
+                    towers[i] = _of_width(own, other)
 
 
-def stock_towers(head: Any) -> dict[str, list[int]]:
-    """Levels of each classification branch whose tower is the stock head's: ours says itself."""
-    if hasattr(head, "stock_towers"):
-        return head.stock_towers()
-    return {name: list(range(len(getattr(head, name, None) or ()))) for name in STOCK_TOWERS}
+def stock_towers(head: Any) -> Sequence[str]:
+    """Names of the classification towers that are the stock head's: ours says itself."""
+    return head.stock_towers() if hasattr(head, "stock_towers") else STOCK_TOWERS
 
 
 def _differ_in_width(own: Any, src: Any) -> bool:

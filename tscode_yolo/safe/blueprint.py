@@ -113,12 +113,11 @@ def _take_width(model: Any, yaml: Mapping[str, Any], tensors: Mapping[str, Tenso
     model of as many classes as the towers are wide has towers of that width.
     """
     head, n = model.model[-1], len(model.model) - 1
-    for name, levels in stock_towers(head).items():
-        if not levels or not (towers := getattr(head, name, None)):
+    for name in stock_towers(head):
+        if not (towers := getattr(head, name, None)):
             continue
-        first = levels[0]
-        found = tensors.get(f"model.{n}.{name}.{first}.{len(towers[first]) - 1}.weight")
-        if found is not None and found.ndim == 4 and found.shape[1] != towers[first][-1].in_channels:
+        found = tensors.get(f"model.{n}.{name}.0.{len(towers[0]) - 1}.weight")
+        if found is not None and found.ndim == 4 and found.shape[1] != towers[0][-1].in_channels:
             other: Any = DetectionModel({**copy.deepcopy(dict(yaml)), "nc": found.shape[1]}, verbose=False)
             take_widths(head, other.model[-1])
 
