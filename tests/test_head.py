@@ -40,9 +40,12 @@ VARIANTS = {
     "four levels": {"dpe_levels": [-1, 0, 1, 2]},
     "quality": {"quality": "iou", "score": "sqrt_pq"},
     "quality estimate and scale": {"lqe": True, "level_scale": True, "pred_kernel": 3},
-    "finest level": {"sce_at": [0], "dpe_at": [0]},
+    "all levels": {"sce_at": None, "dpe_at": None},
     "SCE above, DPE below": {"sce_at": [1, 2], "dpe_at": [0, 1], "sce_skip": "none"},
 }
+
+
+ALL_LEVELS = {"sce_at": None, "dpe_at": None}
 
 
 def anchors(height: int, width: int) -> int:
@@ -122,7 +125,9 @@ def test_boxes_start_at_the_distance_asked_for(make_head, prior, expected):
 @pytest.mark.parametrize("end2end", [True, False])
 def test_contexts_start_as_nothing_added(make_head, pyramid, end2end, shared):
     """DPE's sum starts as P_l (projected where its width differs), SCE's logits as the full-size path's alone."""
-    head = make_head(end2end=end2end, dpe_width=24, share_down=shared).eval()  # the width of P3
+    head = make_head(
+        end2end=end2end, dpe_width=24, share_down=shared, sce_at=None, dpe_at=None
+    ).eval()  # the width of P3
     c2, *levels = pyramid()
     plain = [same(p) for same, p in zip(head.dpe.same, levels)]
     assert_close(head.dpe(levels, c2), plain, rtol=0, atol=0)
@@ -187,7 +192,7 @@ def test_every_height_and_width_from_32_to_640_works(make_head, pyramid, options
 
 
 def test_all_four_quadrants_get_the_class_prior(make_head):
-    head = make_head(end2end=True)
+    head = make_head(end2end=True, sce_at=None)
     for towers, places in ((head.cv3, 4), (head.one2one_cv3, 1)):
         for tower, stride in zip(towers, (8, 16, 32)):
             expected = math.log(5 / 5 / (640 / stride) ** 2)
@@ -226,7 +231,7 @@ def test_one2one_classification_without_sce_is_the_stock_heads(make_head, pyrami
 
 
 def test_one2one_classification_without_sce_keeps_the_other_options(make_head):
-    head = make_head(end2end=True, dpe_neck=True, dpe_width=24)
+    head = make_head(end2end=True, dpe_neck=True, dpe_width=24, dpe_at=None)
     assert [tower[0][0].conv.in_channels for tower in head.one2one_cv3] == [24] * 3
 
 
@@ -318,7 +323,7 @@ def test_deepcopy_and_pickle_keep_options_and_outputs(make_head, pyramid):
 
 
 def test_a_pickled_head_of_before_levels_could_be_chosen_encodes_all(make_head, pyramid):
-    head = make_head().eval()
+    head = make_head(sce_at=None, dpe_at=None).eval()
     expected = head.forward_head(pyramid_of_ones(pyramid), **head.one2many)
     del head.sce.at, head.dpe.at
     again = pickle.loads(pickle.dumps(head))
@@ -444,7 +449,7 @@ def test_errors_name_what_was_expected(make_head, pyramid):
 @pytest.mark.parametrize("kind", ["separable", "linear"])
 def test_an_export_has_the_kernels_of_dpe_as_constants(make_head, pyramid, kind):
     """ExecuTorch's partitioner does not take a kernel that is computed in the graph."""
-    head = make_head(down_conv=kind).eval()
+    head = make_head(down_conv=kind, dpe_at=None).eval()
     for module in head.dpe.modules():
         if isinstance(module, torch.nn.BatchNorm2d):  # some start at zero, which would hide the term
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -466,7 +471,7 @@ def test_an_export_has_the_kernels_of_dpe_as_constants(make_head, pyramid, kind)
 @pytest.mark.parametrize("fused", [True, False])
 def test_torch_export_takes_the_whole_head(make_head, pyramid, kind, fused):
     """As ExecuTorch and LiteRT are reached: not by tracing, with proxies for modules."""
-    head = make_head(down_conv=kind).eval()
+    head = make_head(down_conv=kind, dpe_at=None).eval()
     maps = pyramid(96, 160)
     expected = head(list(maps))[0]
     for block in head.dpe.detail if fused else ():  # not head.fuse(): old hosts call it on end-to-end heads only
@@ -478,7 +483,7 @@ def test_torch_export_takes_the_whole_head(make_head, pyramid, kind, fused):
 
 @pytest.mark.parametrize("format", [*SUM_FIRST, "onnx"])
 def test_formats_that_need_it_get_the_sum_as_equation_5_writes_it(make_head, pyramid, format):
-    head = make_head().eval()
+    head = make_head(dpe_at=None).eval()
     for block in head.dpe.detail:
         torch.nn.init.uniform_(block[-1].bn.weight, 0.5, 1.5)
     maps = pyramid(96, 160)

@@ -32,7 +32,8 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "yolo": {},
+    # The contexts where objects are smallest: on the coarser levels they cost operations and bring nothing measurable.
+    "yolo": {"sce_at": (0,), "dpe_at": (0,)},
     # The stock head and DPE's terms, which start as nothing: all stock weights move, and it starts as the stock model.
     "stock": {"sce": False, "dpe_width": None, "box_depth": 2},
     # Section 3, Tables 1-3: 256-channel pyramid, everything shared over levels, GroupNorm, towers 2 x 512 and 4 x 256.
@@ -198,7 +199,10 @@ class HeadConfig:
                 f"for none of them set {switch}: false"
             )
         if self.share_down or self.share_towers:
-            raise ValueError(f"tscode option {name}={list(at)}: what is shared over levels is on all; leave it out")
+            raise ValueError(
+                f"tscode option {name}={list(at)}: what is shared over levels (share_down, share_towers) is on all of "
+                f"them; set {name}: null"
+            )
 
     @classmethod
     def from_mapping(cls, *mappings: Mapping[str, Any] | None) -> HeadConfig:
@@ -221,6 +225,8 @@ class HeadConfig:
             if name not in known:
                 raise ValueError(unknown_name("tscode option", str(name), [*known, "preset"]))
         values = {**PRESETS[preset], **given}
+        if given.get("share_down") or given.get("share_towers"):  # over all levels
+            values = {k: v for k, v in values.items() if k in given or k not in ("sce_at", "dpe_at")}
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**values)
 

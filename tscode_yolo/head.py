@@ -49,6 +49,7 @@ class TSCODEDetect(Detect):
         quality: one logit per anchor point on how good its box is, from the localisation towers, or None.
         box_scale: a factor of each level's box output, or None.
         lqe: per level, one logit from the localisation tower added to those of all classes, or None.
+        lqe_in_boxes: `fuse` has made that logit the last row of the box predictor.
         recipe_state: what the recipe it is trained with learns or counts, or None.
         one2one_dpe, one2one_lqe, ...: twins of these in an end-to-end head; of SCE only if asked for.
     """
@@ -62,6 +63,7 @@ class TSCODEDetect(Detect):
     box_scale: Any
     lqe: Any
     recipe_state: Any
+    lqe_in_boxes = False
 
     def __init__(
         self,
@@ -190,8 +192,12 @@ class TSCODEDetect(Detect):
         boxes = [_at(box_head, i)[-1](g) for i, g in enumerate(loc)]
         if box_scale is not None:
             boxes = [box_scale(b, i) for i, b in enumerate(boxes)]
-        said = _flat(boxes)
-        preds: dict[str, Any] = {"boxes": said[:, : 4 * self.reg_max], "feats": levels}
+        said, estimate = _flat(boxes), None
+        if self.lqe_in_boxes:
+            said, estimate = said.split([4 * self.reg_max, 1], 1)
+        elif lqe is not None:
+            estimate = _flat(_at(lqe, i)(g) for i, g in enumerate(loc))
+        preds: dict[str, Any] = {"boxes": said, "feats": levels}
         if quality is not None:
             preds["quality"] = quality(loc)
         base = detail if self.dpe_neck else levels
@@ -202,12 +208,8 @@ class TSCODEDetect(Detect):
                 scores[i] = add_quadrants(cls_skip[i](base[i]), scores[i])
             else:
                 scores[i] = rearrange_quadrants(scores[i], levels[i])
-        preds["scores"] = _flat(scores)
-        if lqe is not None:
-            preds["scores"] = add(preds["scores"], _flat(_at(lqe, i)(g) for i, g in enumerate(loc)))
-        elif said.shape[1] > 4 * self.reg_max:  # `fuse` made it one more row of the box predictor
-            preds["scores"] = add(preds["scores"], said[:, 4 * self.reg_max :])
-        return preds
+        flat = _flat(scores)
+        return {**preds, "scores": flat if estimate is None else add(flat, estimate)}
 
     def _inference(self, x: dict[str, Any]) -> Tensor:
         """As the host's, (B, 4 + nc, A) boxes and scores, with the quality folded into the scores."""
@@ -282,6 +284,7 @@ class TSCODEDetect(Detect):
                 for tower, estimate in zip(getattr(self, f"{prefix}cv2"), lqe):
                     tower[-1] = with_row(tower[-1], estimate)
                 setattr(self, f"{prefix}lqe", None)
+                self.lqe_in_boxes = True
         for module in list(self.modules()):
             if isinstance(module, (LevelConv, DownOfSum)):
                 module.fuse()
@@ -323,7 +326,7 @@ class TSCODEDetect(Detect):
 
     def extra_repr(self) -> str:
         """Classes, predicted levels, and the options that differ from the defaults."""
-        default = HeadConfig().as_dict()
+        default = HeadConfig.from_mapping().as_dict()
         return ", ".join(
             [f"nc={self.nc}", f"levels={self.nl}", *(f"{k}={v}" for k, v in self.options.items() if v != default[k])]
         )
