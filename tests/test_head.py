@@ -325,9 +325,10 @@ def test_deepcopy_and_pickle_keep_options_and_outputs(make_head, pyramid):
 def test_a_pickled_head_of_before_levels_could_be_chosen_encodes_all(make_head, pyramid):
     head = make_head(sce_at=None, dpe_at=None).eval()
     expected = head.forward_head(pyramid_of_ones(pyramid), **head.one2many)
-    del head.sce.at, head.dpe.at
+    del head.sce.at, head.dpe.at, head.options["sce_at"], head.options["dpe_at"]
     again = pickle.loads(pickle.dumps(head))
     assert again.sce.at == again.dpe.at == (0, 1, 2)
+    assert again.options["sce_at"] is again.options["dpe_at"] is None
     assert_close(again.forward_head(pyramid_of_ones(pyramid), **again.one2many), expected, rtol=0, atol=0)
 
 

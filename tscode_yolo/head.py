@@ -321,6 +321,7 @@ class TSCODEDetect(Detect):
                 "Update it: pip install -U tscode-yolo"
             )
         super().__setstate__(state)
+        self.options = {"sce_at": None, "dpe_at": None, **self.options}  # older heads encode all levels
         if type(self.dfl) is DFL:
             self.dfl = in_order(self.dfl)
 
