@@ -49,11 +49,13 @@ def make_lively() -> Callable[..., Path]:
                 net(coarse())
             net.eval()
             names = [p + n for p in ("", "one2one_") for n in ("cv2", "cv3", "cls_skip")]
-            for tower in (t for n in names for t in getattr(net.model[-1], n, None) or ()):
-                tower[-1].register_forward_hook(standardise)
+            branches = [t for n in names for t in getattr(net.model[-1], n, None) or ()]
+            predictors = [t[-1] for t in branches if not isinstance(t, torch.nn.Identity)]
+            for predictor in predictors:
+                predictor.register_forward_hook(standardise)
             net(coarse())
-            for tower in (t for n in names for t in getattr(net.model[-1], n, None) or ()):
-                tower[-1]._forward_hooks.clear()
+            for predictor in predictors:
+                predictor._forward_hooks.clear()
         net.names = {i: f"class {i}" for i in range(nc)}
         net.args = {"imgsz": 96}
         torch.save({"model": net.eval(), "ema": None, "train_args": net.args}, file)

@@ -117,8 +117,8 @@ def test_options_without_our_head_are_refused_rather_than_ignored():
 def test_published_priors_are_written_to_every_predictor(name):
     recipe = get_recipe(name)
     head = build(name, reg_max=1).model[-1]
-    for tower in head.cv3:  # SCE's has four outputs a class
-        torch.testing.assert_close(tower[-1].bias.sigmoid(), torch.full((12,), recipe.cls_prior))
+    for tower, outputs in zip(head.cv3, (12, 3, 3), strict=True):  # SCE's, on the finest level, has four a class
+        torch.testing.assert_close(tower[-1].bias.sigmoid(), torch.full((outputs,), recipe.cls_prior))
     for tower in head.cv2:
         assert tower[-1].bias.tolist() == [recipe.box_prior or 2.0] * 4
     if head.quality is not None:

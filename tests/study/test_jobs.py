@@ -96,7 +96,7 @@ def test_another_default_of_the_head_is_another_model(tmp_path, monkeypatch):
     file.write_text(yaml.safe_dump(content))
     before = model_hash(file.name)
     assert model_hash(str(file)) == before
-    monkeypatch.setitem(PRESETS, "yolo", {"box_depth": 2})
+    monkeypatch.setitem(PRESETS, "yolo", {**PRESETS["yolo"], "box_depth": 2})
     changed = model_hash(file.name)
     assert changed != before
     monkeypatch.undo()

@@ -35,16 +35,17 @@ ARGUMENTS = {
     "base": f"model YAML whose head the options change; the grid's own, or {DEFAULT_BASE}",
     **OWN_KEYS,
 }
-_SCE = {"sce": True, "dpe": False}
-_BOTH = {"sce": True, "dpe": True}
 _NONE = {"sce": False, "dpe": False}
+_SCE = {"sce": True, "dpe": False, "sce_at": None}
+_DPE = {"sce": False, "dpe": True, "dpe_at": None}
+_BOTH = {**_SCE, **_DPE, "sce": True}
 
-# Rows of the paper, in its order: (label, options).
+# Rows of the paper, in its order: (label, options). Its contexts are on all levels.
 GRIDS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "table1": [
         ("base", _NONE),
         ("SCE", _SCE),
-        ("DPE", {"sce": False, "dpe": True}),
+        ("DPE", _DPE),
         ("SCE + DPE", _BOTH),
     ],
     "table2": [
