@@ -32,7 +32,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # The contexts where objects are smallest: on the coarser levels they cost operations and bring nothing measurable.
+    # The contexts where objects are smallest: on the coarser levels too they cost time, for less than seeds tell apart.
     "yolo": {"sce_at": (0,), "dpe_at": (0,)},
     # The stock head and DPE's terms, which start as nothing: all stock weights move, and it starts as the stock model.
     "stock": {"sce": False, "dpe_width": None, "box_depth": 2},
