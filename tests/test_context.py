@@ -9,7 +9,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from tscode_yolo import blocks, context, resample
-from tscode_yolo.context import DetailPreservingEncoding, DownOfSum, SemanticContextEncoding
+from tscode_yolo.context import DetailPreservingEncoding, SemanticContextEncoding
+from tscode_yolo.down_of_sum import DownOfSum
 
 SIZES = [(64, 96), (96, 160), (160, 32)]  # image sizes; the coarsest map is odd in the last two
 
@@ -160,6 +161,10 @@ def test_down_of_sum_is_the_block_on_the_sum(size, fused, kind):
         assert "kernel" not in block.state_dict()
         assert_close(block(below + resample.up(small, below)), expected, rtol=1e-4, atol=1e-5)
     assert_close(block.of_sum(below, small), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_down_of_sum_is_found_where_older_checkpoints_look_for_it():
+    assert context.DownOfSum is DownOfSum
 
 
 @pytest.mark.parametrize("kind", ["separable", "linear"])

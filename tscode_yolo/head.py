@@ -26,7 +26,8 @@ from ultralytics.nn.modules.head import Detect
 from tscode_yolo.blocks import LevelConv, LevelScale, run_level, with_row
 from tscode_yolo.branches import box_branch, cls_branch
 from tscode_yolo.config import SCHEMA, HeadConfig
-from tscode_yolo.context import DetailPreservingEncoding, DownOfSum, SemanticContextEncoding
+from tscode_yolo.context import DetailPreservingEncoding, SemanticContextEncoding
+from tscode_yolo.down_of_sum import DownOfSum
 from tscode_yolo.integral import IN_PLACE, Integral, in_order
 from tscode_yolo.priors import PRIOR, box_start, logit, rare
 from tscode_yolo.quality import QualityBranch

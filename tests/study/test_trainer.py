@@ -17,7 +17,7 @@ from torch import nn
 from ultralytics.data.build import InfiniteDataLoader
 from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
-from tscode_yolo.study import start
+from tscode_yolo.study import run, start
 from tscode_yolo.study import trainer as tr
 from tscode_yolo.study.engines import command, environment
 from tscode_yolo.study.run import execute
@@ -243,3 +243,21 @@ def test_a_model_changed_under_a_study_stops_its_runs(drawn, tmp_path):
     changing.write_text(yaml.safe_dump({**content, "nc": 5}))
     with pytest.raises(ValueError, match=r"model=yolo11n.yaml: expected it as it was when the study began"):
         execute(folder, {})
+
+
+def test_a_run_by_hand_may_name_its_folder_from_where_it_stands(tmp_path, monkeypatch):
+    """The host changes folders under way: what was relative would be written elsewhere."""
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    seen = []
+
+    def elsewhere(folder: Path, _lent: dict) -> dict:
+        monkeypatch.chdir(tmp_path.parent)
+        seen.append(folder)
+        return {"said": "done"}
+
+    monkeypatch.setattr(run, "execute", elsewhere)
+    monkeypatch.setattr(run, "_stop_with_parent", lambda: None)
+    assert run.main(["mine"]) == 0
+    assert seen == [tmp_path / "mine"]
+    assert read_json(tmp_path / "mine" / "result.json") == {"said": "done"}
