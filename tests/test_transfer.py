@@ -187,6 +187,19 @@ def test_levels_without_sce_are_no_part_of_the_sum_and_move_by_themselves():
     assert set(build(tscode=options).load(source, verbose=False).head.values()) == {"moved"}
 
 
+@pytest.mark.parametrize("levels", [(ALL_LEVELS, {}), ({}, ALL_LEVELS)])
+def test_a_quality_estimate_moves_with_the_towers_it_is_part_of(levels):
+    given, own = levels
+    source, model = build(tscode=given), build(tscode=own)
+    before = copy.deepcopy(model.state_dict())
+    account = model.load(source, verbose=False)
+    outcomes = {u: o for u, o in account.head.items() if u.startswith(("cv2", "cv3", "lqe"))}
+    assert outcomes["lqe.1"] == outcomes["lqe.2"] == "re-initialised (with what it reads and is added to)"
+    assert outcomes["cv2.1"].startswith("re-initialised")
+    assert unchanged(before, model, "model.5.lqe.1")
+    assert set(build(tscode=given).load(source, verbose=False).head.values()) == {"moved"}
+
+
 def test_other_classes_without_names_in_common_keep_their_prior():
     model, source = build(["x", "y"]), build(["cat", "dog", "owl"])
     before = copy.deepcopy(model.state_dict())
@@ -277,3 +290,20 @@ def test_a_first_conv_of_other_filters_stays_and_is_accounted_for():
     account = model.load(source, verbose=False)
     assert torch.equal(model.state_dict()["model.0.conv.weight"], before)
     assert any(line.startswith("model.0.conv.weight: [16, 3, 3, 3] there, [32, 3, 3, 3] here") for line in account.left)
+
+
+def test_a_checkpoint_of_before_levels_could_be_chosen_is_rebuilt_as_it_was(tmp_path):
+    """To train on from it, or to resume, the host builds the model anew from the YAML in the checkpoint."""
+    from ultralytics import YOLO
+
+    old = build(tscode=ALL_LEVELS)
+    old.args = {}
+    head = old.model[-1]
+    for name in ALL_LEVELS:
+        del old.yaml["tscode"][name], head.options[name]
+    del head.sce.at, head.dpe.at
+    torch.save({"model": old, "ema": None, "train_args": {}}, tmp_path / "old.pt")
+    again = YOLO(tmp_path / "old.pt").model
+    rebuilt = DetectionModel(again.yaml, nc=3, verbose=False)
+    assert rebuilt.model[-1].sce.at == rebuilt.model[-1].dpe.at == (0, 1, 2)
+    assert set(rebuilt.load(again, verbose=False).head.values()) == {"moved"}

@@ -293,3 +293,8 @@ def cfg_path(name: str | Path) -> Path | None:
 def model_names() -> list[str]:
     """Bare names of the shipped model YAMLs; those of a YOLO family take a scale letter (yolo11s-tscode.yaml)."""
     return sorted(p.name for p in cfg_dir().rglob("*.yaml") if p.parent.name != "datasets")
+
+
+def completed(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as a checkpoint keeps them, with those that it is too old to have: such heads encode all levels."""
+    return {"sce_at": None, "dpe_at": None, **options}

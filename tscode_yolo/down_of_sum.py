@@ -24,6 +24,7 @@ class DownOfSum(LevelSequential):
     Children: depthwise 3x3 of stride 2, bare or with norm and activation (the host's Conv), then anything.
     """
 
+    __module__ = "tscode_yolo.context"  # where checkpoints look for it, under restricted loading too
     kernel: Tensor | None
 
     def __init__(self, *children: Any):

@@ -25,7 +25,7 @@ from ultralytics.nn.modules.head import Detect
 
 from tscode_yolo.blocks import LevelConv, LevelScale, run_level, with_row
 from tscode_yolo.branches import box_branch, cls_branch
-from tscode_yolo.config import SCHEMA, HeadConfig
+from tscode_yolo.config import SCHEMA, HeadConfig, completed
 from tscode_yolo.context import DetailPreservingEncoding, SemanticContextEncoding
 from tscode_yolo.down_of_sum import DownOfSum
 from tscode_yolo.integral import IN_PLACE, Integral, in_order
@@ -322,7 +322,7 @@ class TSCODEDetect(Detect):
                 "Update it: pip install -U tscode-yolo"
             )
         super().__setstate__(state)
-        self.options = {"sce_at": None, "dpe_at": None, **self.options}  # older heads encode all levels
+        self.options = completed(self.options)
         if type(self.dfl) is DFL:
             self.dfl = in_order(self.dfl)
 

@@ -31,8 +31,8 @@ def _is_ours(head: object) -> bool:
 
 def _head_of(model: Any) -> Any:
     """Last layer of a host model, or None."""
-    layers = getattr(model, "model", None)
-    return layers[-1] if layers is not None and len(layers) else None
+    layers: Any = getattr(model, "model", None)
+    return layers[-1] if hasattr(layers, "__len__") and len(layers) else None
 
 
 # --- ultralytics.nn.tasks ---------------------------------------------------------------------------------------------
@@ -127,7 +127,10 @@ def _load(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _torch_safe_load(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Let restricted loading (ULTRALYTICS_SAFE_LOAD=1) build our modules too. Not done earlier: it imports them."""
+    """Let restricted loading (ULTRALYTICS_SAFE_LOAD=1) build our modules too; rebuild a checkpoint as it was built.
+
+    Not done earlier: it imports them.
+    """
 
     @functools.wraps(original)
     def torch_safe_load(*args: Any, **kwargs: Any) -> Any:
@@ -135,7 +138,13 @@ def _torch_safe_load(original: Callable[..., Any]) -> Callable[..., Any]:
             allow_pickled()
         except Exception as e:
             warnings.warn(f"tscode_yolo: TSCODE checkpoints will not load: {e!r}", RuntimeWarning, stacklevel=2)
-        return original(*args, **kwargs)
+        loaded = original(*args, **kwargs)
+        try:
+            for name in ("model", "ema"):
+                _keep_options(loaded[0].get(name))
+        except Exception as e:
+            warnings.warn(f"tscode_yolo: the head's options were not looked at: {e!r}", RuntimeWarning, stacklevel=2)
+        return loaded
 
     def allow_pickled() -> None:
         import torch
@@ -167,11 +176,19 @@ def _init(original: Callable[..., Any]) -> Callable[..., Any]:
                     f"was a {type(self).__name__}. Use `yolo detect ...`, or a model YAML of the other task"
                 )
         original(self, *(() if cfg is None else (cfg,)), *args, **kwargs)
-        head = _head_of(self)
-        if _is_ours(head):  # a checkpoint is rebuilt from this: later defaults must not change it
-            self.yaml["tscode"] = dict(head.options)
+        _keep_options(self)
 
     return __init__
+
+
+def _keep_options(model: Any) -> None:
+    """Spell the options of a model's head out in its YAML, from which the host rebuilds it to train on.
+
+    Later defaults must not change it: neither when it is built, nor when it comes out of an older checkpoint.
+    """
+    head = _head_of(model)
+    if _is_ours(head) and isinstance(getattr(model, "yaml", None), dict):
+        model.yaml["tscode"] = dict(head.options)
 
 
 def _init_criterion(original: Callable[..., Any]) -> Callable[..., Any]:

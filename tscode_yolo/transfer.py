@@ -180,22 +180,27 @@ def _of_width(own: Any, src: Any) -> Any:
 
 
 def _hold_back_partners(reasons: dict[str, str], head: Any) -> None:
-    """Logits that are added up move together: what sce, cv3 and cls_skip learned means nothing without the others."""
+    """Logits that are added up move together: what sce, cv3 and cls_skip learned means nothing without the others.
+
+    Nor does a level's lqe without the localisation tower it reads and the class logits it is added to.
+    """
     for prefix in ("", "one2one_"):
         sce = getattr(head, f"{prefix}sce", None)
-        if sce is None:
-            continue
-        parts = {f"{prefix}{name}.{i}" for name in ("cv3", "cls_skip") for i in sce.at}
-        partners = [u for u in reasons if u == f"{prefix}sce" or u in parts]
-        if any(reasons[u] for u in partners):
-            for u in partners:
-                reasons[u] = reasons[u] or "with the rest of its branch"
+        if sce is not None:
+            parts = {f"{prefix}{name}.{i}" for name in ("cv3", "cls_skip") for i in sce.at}
+            partners = [u for u in reasons if u == f"{prefix}sce" or u in parts]
+            if any(reasons[u] for u in partners):
+                for u in partners:
+                    reasons[u] = reasons[u] or "with the rest of its branch"
+        for unit in [u for u in reasons if u.startswith(f"{prefix}lqe.")]:
+            if any(reasons[unit.replace("lqe", tower)] for tower in ("cv2", "cv3")):
+                reasons[unit] = reasons[unit] or "with what it reads and is added to"
 
 
 def _unit(key: str) -> str:
     """The unit of a head that a tensor belongs to: cv2.0, one2one_cv3.1, or sce, dpe, dfl, ... as a whole."""
     first, second = [*key.split("."), ""][:2]
-    return f"{first}.{second}" if first.removeprefix("one2one_") in ("cv2", "cv3", "cls_skip") else first
+    return f"{first}.{second}" if first.removeprefix("one2one_") in ("cv2", "cv3", "cls_skip", "lqe") else first
 
 
 def _difference(keys: list[str], there: list[str], own: dict[str, Tensor], given: dict[str, Tensor]) -> str:

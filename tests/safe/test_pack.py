@@ -229,3 +229,21 @@ def test_the_verbs(checkpoint, tmp_path, capsys):
     assert_bitwise_equal(state_of(checkpoint), state_of(tmp_path / "new.pt"))
     assert cli.main(["pack", "modle=x"]) == 2
     assert "did you mean model=?" in capsys.readouterr().err
+
+
+def test_a_file_of_before_levels_could_be_chosen_is_built_as_it_was(tmp_path):
+    levels = {"sce_at": None, "dpe_at": None}
+    net = tasks.DetectionModel(
+        {**tasks.yaml_model_load("yolo11n-tscode.yaml"), "tscode": {"finer": True, **levels}}, nc=3
+    )
+    net.names, net.args = dict(NAMES), {"imgsz": 96}
+    torch.save({"model": net, "ema": None, "train_args": net.args}, tmp_path / "all.pt")
+
+    def older(description, _tensors):
+        for name in levels:
+            del description["options"][name], description["yaml"]["tscode"][name]
+
+    old = rewrite(pack(tmp_path / "all.pt"), tmp_path / "old.safetensors", older)
+    model = load_safe(old).model
+    assert_bitwise_equal(state_of(tmp_path / "all.pt"), model.state_dict())
+    assert model.yaml["tscode"].items() >= levels.items()

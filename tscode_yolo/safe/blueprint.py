@@ -25,7 +25,7 @@ from ultralytics.nn.tasks import DetectionModel
 
 from tscode_yolo import __version__, register
 from tscode_yolo.build import FPN, NAME
-from tscode_yolo.config import SCHEMA
+from tscode_yolo.config import SCHEMA, completed
 from tscode_yolo.safe.description import check, host_arguments, is_number, is_whole, yaml_name
 from tscode_yolo.study.detects import refusal
 from tscode_yolo.study.provenance import version
@@ -99,6 +99,8 @@ def build(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:
     _compare(model, description)
     _fill(model, tensors)
     model.yaml = _kept_yaml(yaml, buildable)
+    if description["options"] is not None:
+        model.yaml["tscode"] = dict(model.model[-1].options)
     model.names = {int(k): str(v) for k, v in description["names"]}
     model.task, model.args = "detect", host_arguments(description["train_args"])
     if model.end2end != description["end2end"]:
@@ -251,7 +253,7 @@ def _buildable(yaml: Mapping[str, Any], options: Mapping[str, Any] | None) -> di
     if first[2] == FPN and len(first[3]) > 1:
         first[3][1] = {**first[3][1], "weights": None}
     if last[2] == NAME and options is not None:
-        last[3] = ["nc", dict(options)]
+        last[3] = ["nc", completed(options)]
     return d
 
 
