@@ -64,6 +64,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 class HeadConfig:
     """Options of `tscode_yolo.head.TSCODEDetect`.
 
+    The fields' defaults are those before any preset; `from_mapping`, which reads YAMLs, starts from preset ``yolo``.
+
     A width is an int (channels), a float (a multiple of the stock head's width of that branch; for classification of
     the finest level's channels, since the stock width depends on the number of classes) or None (the level's own
     channels; the stock width for towers).

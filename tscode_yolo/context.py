@@ -86,7 +86,7 @@ class SemanticContextEncoding(_Encoding):
         """
         super().__init__()
         n = len(ch)
-        self.at = _levels(at, n)
+        self.at = _levels("sce_at", at, n)
         widths = [width or c for c in ch]
         self.coarser, self.even_channels = coarser, even_channels
         # One conv for all levels needs one input width; without sharing the stride-2 conv changes the width itself.
@@ -176,7 +176,7 @@ class DetailPreservingEncoding(_Encoding):
         super().__init__()
         n = len(ch)
         self.levels = tuple(levels)
-        self.at = _levels(at, n)
+        self.at = _levels("dpe_at", at, n)
         widths = [width or c for c in ch]
         self.out_channels = [w if i in self.at else c for i, (w, c) in enumerate(zip(widths, ch))]
 
@@ -272,13 +272,13 @@ def _start_at_zero(module: nn.Module) -> None:
                 nn.init.zeros_(norm.weight)
 
 
-def _levels(at: Sequence[int] | None, n: int) -> tuple[int, ...]:
+def _levels(option: str, at: Sequence[int] | None, n: int) -> tuple[int, ...]:
     """The levels to encode; ValueError if the pyramid does not have them."""
     levels = tuple(range(n)) if at is None else tuple(at)
     if not set(levels) <= set(range(n)):
         raise ValueError(
-            f"sce_at or dpe_at {list(levels)}: expected numbers from 0 (the finest) to {n - 1}, for {n} levels are "
-            "predicted"
+            f"{option}={list(levels)}: expected numbers from 0 (the finest) to {n - 1}, for {n} levels are "
+            f"predicted; set {option}: [0], or null for all"
         )
     return levels
 
