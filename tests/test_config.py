@@ -28,6 +28,7 @@ def test_unknown_option_names_the_closest_valid_one():
         ({"dpe_levels": [-2, 0]}, "expected offsets among"),
         ({"score": "pq"}, "needs a quality branch"),
         ({"sce_at": []}, r"sce_at=\[\]: expected numbers of predicted levels.*set sce: false"),
+        ({"sce_at": ["P3"]}, r"sce_at=\['P3'\]: expected a list of whole numbers or null"),
         ({"dpe_at": [-1]}, r"dpe_at=\[-1\]: expected numbers of predicted levels.*set dpe: false"),
         ({"sce_at": [0], "share_towers": True}, r"sce_at=\[0\]: what is shared over levels .* is on all of them"),
         ({"dpe_at": [0], "share_down": True}, r"dpe_at=\[0\]: what is shared over levels .* is on all of them"),
@@ -46,6 +47,8 @@ def test_values_outside_their_choices_are_refused(options, message):
         {"cls_depth": 2.0},
         {"cls_width": True},
         {"cls_width": 2},
+        {"cls_width": 256.0},  # a multiple: channels are whole numbers
+        {"cls_width": float("nan")},
         {"dpe_levels": 1},
         {"dpe_at": 0},
         {"sce_at": [0.0]},

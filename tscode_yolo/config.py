@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+MOST_TIMES = 16.0  # largest multiple of the stock width
 SCHEMA = 1  # raised when a checkpoint's head can no longer be rebuilt by an older package
 
 CHOICES: dict[str, tuple[Any, ...]] = {
@@ -246,8 +246,8 @@ def _check_type(name: str, annotation: str, value: object) -> None:
         "str": (isinstance(value, str), "a name"),
         "int": (isinstance(value, int) and not isinstance(value, bool) and value >= 1, "a whole number >= 1"),
         "int | float | None": (
-            value is None or (is_number and math.isfinite(value) and value > (7 if isinstance(value, int) else 0)),  # type: ignore
-            "channels (int >= 8), a multiple of the stock width (float, e.g. 1.0) or null",
+            value is None or (is_number and _is_width(value)),  # type: ignore[arg-type]
+            f"channels (int >= 8), a multiple of the stock width (float, e.g. 1.0, at most {MOST_TIMES:g}) or null",
         ),
         "float | None": (value is None or (is_number and value > 0), "a number > 0 or null"),  # type: ignore[operator]
         "str | dict[str, Any]": (
@@ -258,7 +258,13 @@ def _check_type(name: str, annotation: str, value: object) -> None:
         "tuple[int, ...] | None": (value is None or _is_whole_numbers(value), "a list of whole numbers or null"),
     }[annotation]
     if not ok:
-        raise ValueError(f"tscode option {name}={value!r}: expected {expected}")
+        came = list(value) if isinstance(value, tuple) else value  # as it was written
+        raise ValueError(f"tscode option {name}={came!r}: expected {expected}")
+
+
+def _is_width(value: int | float) -> bool:
+    """Channels as an int, or a multiple: 256.0 was meant as channels."""
+    return value >= 8 if isinstance(value, int) else 0 < value <= MOST_TIMES
 
 
 def _is_whole_numbers(value: object) -> bool:
