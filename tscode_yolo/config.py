@@ -84,10 +84,10 @@ class HeadConfig:
             1x1), or of a tower like the stock head's. Not in the paper.
         lqe: localisation quality estimate: add to all class logits of an anchor point one number that a 1x1 conv reads
             from its localisation tower. Not in the paper (D-FINE, arXiv:2410.13842, adds such an estimate to its logits
-            too); docs/head.md has what it brought. None: with SCE and the host's own loss.
+            too); docs/search.md has what it brought. None: with SCE and the host's own loss.
         one2one_sce: in an end-to-end head, give SCE to the one-to-one classification too; off: the plain P_l, as the
             stock head's. One of four neighbours that share a feature is to stay alone, which SCE learns badly:
-            docs/head.md has the numbers.
+            docs/search.md has the numbers.
         dpe_levels: offsets of the levels DPE adds up, among -1 (P_{l-1}), 0, 1 and 2, Table 3.
         dpe_width: channels of the sum.
         dpe_neck: both branches start from DPE's output, Table 6: a feature fusion, no decoupling.

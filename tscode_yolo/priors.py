@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-BOX = 2.0  # strides: an object fits its level, so its sides are near; measured in docs/head.md
+BOX = 2.0  # strides: an object fits its level, so its sides are near; measured in docs/search.md
 PRIOR = 0.01  # probability of a class at the start where a predictor serves all levels (focal loss, arXiv:1708.02002)
 
 
