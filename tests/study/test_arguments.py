@@ -44,7 +44,7 @@ def test_seeds_are_a_number_or_a_list(value, seeds):
     assert as_seeds(value) == seeds
 
 
-@pytest.mark.parametrize("value", [0, -1, True, "a", "1,1", [], 2.5, [1, -2]])
+@pytest.mark.parametrize("value", [0, -1, True, "a", "1,1", [], 2.5, [1, -2], 99_999_999, [2**40]])
 def test_seeds_refuse_the_rest(value):
     with pytest.raises(ValueError, match="seeds="):
         as_seeds(value)

@@ -20,6 +20,8 @@ from tscode_yolo.study.engines import environment
 from tscode_yolo.study.plan import Arm, Study, make_study
 from tscode_yolo.study.storage import read_json, write_json
 
+from .records import run
+
 TINY = {"imgsz": 64, "batch": 4, "nbs": 4, "epochs": 2, "latency": False, "last": 2}
 
 
@@ -60,6 +62,36 @@ def test_the_default_folder_names_models_and_data(drawn, tmp_path, monkeypatch):
     arms = [Arm("a", "yolo11n.yaml"), Arm("b", "yolov8n.yaml")]
     study = make_study("compare", arms, {"data": str(drawn), "epochs": 1}, {"imgsz": 64, "batch": 4})
     assert study.out == tmp_path / "runs/study/b-vs-a-on-drawn"
+
+
+def test_there_is_a_report_after_every_finished_run(drawn, tmp_path, monkeypatch):
+    left = []
+
+    def two_of_three(todo, workers, devices, tick, threads):
+        """An engine that is stopped in its third run."""
+        states = dict.fromkeys(todo, "waiting")
+        for number, folder in enumerate(todo):
+            states[folder] = "running"
+            tick(states)
+            results = read_json(tmp_path / "results.json")
+            left.append([(m["arm"], m["seed"], m["why"]) for m in results["missing"]] if results else None)
+            if number == 2:
+                raise KeyboardInterrupt
+            arm, seed = folder.parent.name, int(folder.name.removeprefix("seed"))
+            write_json(folder / "result.json", run(arm, seed, 10.0 + number, "drawn"))
+            states[folder] = "done"
+            tick(states)
+        return states
+
+    monkeypatch.setattr(compare, "run_local", two_of_three)
+    args = {**TINY, "model": "yolov8n.yaml", "baseline": "yolo11n.yaml", "data": str(drawn), "out": str(tmp_path)}
+    with pytest.raises(KeyboardInterrupt):
+        compare.main({**args, "seeds": 2})
+    rest = [("yolo11n", 1, "waiting"), ("yolov8n", 1, "waiting")]
+    assert left[0] is None
+    assert left[1] == [rest[0], ("yolov8n", 0, "waiting"), rest[1]]
+    assert left[2] == rest
+    assert "+1.00 AP from one seed" in (tmp_path / "report.md").read_text()
 
 
 @pytest.mark.slow

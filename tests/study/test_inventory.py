@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from tscode_yolo.study.inventory import read_dataset, require_unseen
+from tscode_yolo.study.inventory import read_dataset, require_unseen, seen_in_training
 
 
 def test_a_data_set_is_read_as_the_host_would(drawn):
@@ -48,3 +48,12 @@ def test_a_final_set_must_be_unseen_and_of_the_same_classes(drawn, draw, tmp_pat
     yaml.write_text(yaml.read_text().replace("disc", "ring"))
     with pytest.raises(ValueError, match="expected the classes of drawn"):
         require_unseen(read_dataset(yaml), "val", trained)
+
+
+def test_val_images_that_are_in_train_too_are_counted(drawn, tmp_path):
+    assert seen_in_training(read_dataset(drawn)) == ""
+    images = drawn.parent / "images"
+    (tmp_path / "leak.yaml").write_text(f"train: {images}\nval: {images / 'val'}\nnames: [box, disc]\n")
+    assert seen_in_training(read_dataset(tmp_path / "leak.yaml")).startswith(
+        "leak: 4 of 4 val images are also in train"
+    )

@@ -37,8 +37,29 @@ def test_a_model_yaml_keeps_its_scale_and_not_its_place():
 
 def test_a_data_yaml_without_a_split_is_refused_by_name(tmp_path):
     (tmp_path / "d.yaml").write_text("path: .\ntrain: images\nnames: [a]\n")
-    with pytest.raises(ValueError, match=r"data=d\.yaml: .*'val:' key missing$"):
+    with pytest.raises(ValueError, match=r"data=d\.yaml: .*'val:' key missing"):
         data_yaml(tmp_path / "d.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("names: abc", "names"),
+        ("names: {0: a, 5: b}", "requires class indices 0-1"),
+        ("names: {}", "names"),
+        ("names: {x: a}", "invalid literal for int"),
+        ("nc: many", "'nc: many' must be an integer"),
+        ("task: detect", "either 'names' or 'nc' are required"),
+        ("names: [a", "while parsing"),
+    ],
+)
+def test_a_wrong_value_in_a_data_yaml_is_one_line_that_names_the_file(tmp_path, content, message):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "d.yaml").write_text(f"path: {tmp_path}\ntrain: images\nval: images\n{content}\n")
+    with pytest.raises(ValueError, match=message) as e:
+        data_yaml(tmp_path / "d.yaml", "final")
+    assert str(e.value).startswith("final=d.yaml: expected a data YAML (train, val, names), got one the host refuses")
+    assert "\n" not in str(e.value)
 
 
 def test_a_file_of_another_kind_is_no_data_yaml(tmp_path):

@@ -79,6 +79,10 @@ def test_the_optimizer_is_named_whatever_was_asked(drawn, tmp_path, epochs, give
         ({}, {"device": 99}, "device=99: expected"),
         ({}, {"freeze": "abc"}, "freeze='abc'"),
         ({}, {"classes": "a"}, "classes='a': expected a whole number"),
+        ({}, {"classes": [0, 2]}, r"classes=\[0, 2\]: expected numbers below 2, for drawn has no more classes, got 2"),
+        ({}, {"device": "meta"}, "device=meta: expected cpu, mps, or the number of a GPU"),
+        ({"final_split": "test"}, {}, "final_split=: expected final= with it"),
+        ({"final": __file__}, {}, "final=test_plan.py: expected a data YAML"),
         ({}, {"cache": "foo"}, "cache='foo': expected one of true, false, ram, disk"),
         ({}, {"optimizer": "adamw"}, "did you mean AdamW"),
         ({}, {"lr0": "abc"}, "lr0"),
@@ -133,8 +137,21 @@ def test_labels_the_host_cannot_use_are_known_before_the_first_run(draw, tmp_pat
         warm_label_caches(settled(data, tmp_path))
 
 
+def test_images_the_host_leaves_out_are_a_warning_of_the_study(draw, tmp_path):
+    study = settled(draw(tmp_path / "cells"), tmp_path)
+    next((tmp_path / "cells/labels/val").glob("*.txt")).write_text("5 0.5 0.5 0.1 0.1\n")
+    warm_label_caches(study)
+    (warning,) = study.warnings
+    assert warning.startswith("cells: the host leaves out 1 of 4 images under 'val:'")
+
+
+def test_a_teacher_that_is_not_there_is_said_before_the_first_run(drawn, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"distill_model=none\.pt: expected a file"):
+        settled(drawn, tmp_path, theirs={"distill_model": "none.pt"})
+
+
 def test_two_things_of_one_name_are_refused(drawn, draw, tmp_path):
-    with pytest.raises(ValueError, match="expected different names"):
+    with pytest.raises(ValueError, match="to compare a model with itself, copy its file under another name"):
         settled(drawn, tmp_path, arms=[ARMS[0], ARMS[0]])
     twin = draw(tmp_path / "drawn", seed=5)
     with pytest.raises(ValueError, match="expected different names"):

@@ -129,7 +129,8 @@ def results_of(s: Study, runs: list[dict[str, Any]], **changes: Any) -> dict[str
     cost = {a.name: {"parameters": 1000, "gflops": 1.0 + i, "head_share": 0.25} for i, a in enumerate(s.arms)}
     cost["ours"]["latency_ratio"] = {"median": 1.2, "low": 1.1, "high": 1.3}
     provenance = {"command": "tscode compare", "packages": {}, "python": "3", "git": None, "hardware": HARDWARE}
-    head = {"kind": s.kind, "weights": s.weights, "init": None, "train": s.train, "imgsz": 64, "notes": [], "tool": "t"}
+    head = {"kind": s.kind, "weights": s.weights, "init": None, "train": s.train, "imgsz": 64, "tool": "t"}
+    head |= {"notes": [], "warnings": ["cells: 2 of 4 val images are doubtful."]}
     head |= {"arms": [{"name": a.name, "label": a.label} for a in s.arms]}
     head |= {"datasets": [d.as_dict() for d in s.datasets], "seeds": s.seeds, "optimizers": s.optimizers}
     head |= {"provenance": provenance, "cost": cost, "missing": [], "runs": runs, **analyse(s, runs)}
@@ -150,7 +151,15 @@ def test_the_report_says_it_all_and_no_path(tmp_path):
     )
     text = (tmp_path / "report.md").read_text()
     page = (tmp_path / "report.html").read_text()
-    for part in ("+2.00 AP", "[-0.48, +4.48]", "3 of 3 seeds above", "could have resolved", "not told apart", "disk"):
+    for part in (
+        "+2.00 AP",
+        "[-0.48, +4.48]",
+        "3 of 3 seeds above",
+        "could have resolved",
+        "not told apart",
+        "disk",
+        "doubtful",
+    ):
         assert part in text
         assert part in page
     assert text.index("| base |") < text.index("| both |") < text.index("| again |")

@@ -34,6 +34,17 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_a_file_can_be_read_by_whom_any_new_file_can(tmp_path):
+    def private(path):
+        path.unlink()
+        path.touch(mode=0o600)
+
+    (tmp_path / "any").touch()
+    write_whole(tmp_path / "x", private)
+    assert (tmp_path / "x").stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
 def test_a_broken_json_is_named(tmp_path):
     (tmp_path / "x.json").write_text('{"a": ')
     with pytest.raises(ValueError, match=r"x\.json: expected JSON"):

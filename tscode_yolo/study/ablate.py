@@ -116,12 +116,18 @@ def read_grid(grid: str, base: str | None = None) -> tuple[str, list[dict[str, A
         if not isinstance(row, dict) or "label" not in row or ("options" in row) == ("model" in row):
             raise ValueError(f"grid={grid}: expected a row with 'label' and either 'options' or 'model', got {row!r}")
         if strange := set(row) - {"label", "options", "model"}:
-            raise ValueError(f"grid={grid}: unknown key {sorted(strange)} in row {row['label']!r}")
-        if not isinstance(row.get("options", {}), dict):
+            raise ValueError(f"grid={grid}: unknown key {sorted(map(str, strange))} in row {row['label']!r}")
+        if not isinstance(row["label"], (str, int, float)):
+            raise ValueError(f"grid={grid}: expected a text as label, got {row['label']!r}")
+        options = row.get("options", {})
+        if not isinstance(options, dict) or not all(isinstance(k, str) for k in options):
             raise ValueError(
-                f"grid={grid}: expected a mapping of options in row {row['label']!r}, got {row['options']!r}"
+                f"grid={grid}: expected a mapping from names of options in row {row['label']!r}, got {options!r}"
             )
-    return base or str(content.get("base", DEFAULT_BASE)), rows
+    own = content.get("base", DEFAULT_BASE)
+    if not isinstance(own, str):
+        raise ValueError(f"grid={grid}: expected the name of a model YAML as base, got {own!r}")
+    return base or own, rows
 
 
 def write_arms(base: str, rows: list[dict[str, Any]], folder: Path) -> tuple[list[Arm], list[tuple[str, str]]]:

@@ -12,6 +12,7 @@ import torch
 from ultralytics.cfg import DEFAULT_CFG_DICT
 from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
 
+MOST_SEEDS = 1000  # more is a slip of the keyboard
 # The arguments of studies, and what they mean.
 OWN_KEYS = {
     "data": "data YAML, or several joined by commas: each is trained on by itself, then they are pooled",
@@ -132,13 +133,15 @@ def as_seeds(value: Any) -> list[int]:
     Raises:
         ValueError: neither, or a seed given twice.
     """
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST_SEEDS:
         return list(range(value))
     items = [int(v) if isinstance(v, str) and v.isdigit() else v for v in as_list(value)]
-    whole = all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in items)
+    whole = all(isinstance(v, int) and not isinstance(v, bool) and 0 <= v < 2**31 for v in items)
     if not isinstance(value, int) and items and whole and len(set(items)) == len(items):
         return items
-    raise ValueError(f"seeds={value!r}: expected how many (5) or a list of different whole numbers (0,3,7)")
+    raise ValueError(
+        f"seeds={value!r}: expected how many (5, at most {MOST_SEEDS}) or a list of different whole numbers (0,3,7)"
+    )
 
 
 def as_count(key: str, value: Any, least: int = 1) -> int:
@@ -214,6 +217,8 @@ def as_device(value: Any) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise ValueError(f"device={value}: expected cpu, mps, or the number of a GPU") from None
+    if device.type not in ("cpu", "mps", "cuda"):
+        raise ValueError(f"device={value}: expected cpu, mps, or the number of a GPU")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ValueError(f"device={value}: expected a device that is here, this torch has no MPS; give device=cpu")
     if device.type == "cuda" and (device.index or 0) >= (here := torch.cuda.device_count()):

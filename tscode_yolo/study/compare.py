@@ -8,7 +8,7 @@ Any train argument of the host goes to every run: ``imgsz=320 batch=8 optimizer=
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,8 +16,18 @@ import torch
 from rich.console import Console
 
 from tscode_yolo.study import flops
-from tscode_yolo.study.arguments import OWN_KEYS, as_count, as_device, as_flag, as_list, as_number, one_of, take
-from tscode_yolo.study.engines import outcome, run_local, run_ray, slots
+from tscode_yolo.study.arguments import (
+    OWN_KEYS,
+    as_count,
+    as_device,
+    as_flag,
+    as_list,
+    as_number,
+    existing,
+    one_of,
+    take,
+)
+from tscode_yolo.study.engines import outcome, require_ray, run_local, run_ray, slots
 from tscode_yolo.study.evaluation import coco_tool
 from tscode_yolo.study.jobs import reuse, write_jobs
 from tscode_yolo.study.plan import Arm, Study, make_study, resolve_model, warm_label_caches
@@ -64,25 +74,36 @@ def carry_out(
     Returns:
         0 if every run finished, else 1.
     """
-    engine_arguments(ours)
+    if engine_arguments(ours)[0] == "ray":
+        require_ray()
     latency = as_flag("latency", ours.get("latency", True))
+    files = [existing("reuse", f) for f in as_list(ours.get("reuse"))]
     console = Console()
     with sole_owner(study.out, patience=2.0), quiet_host():
         require_same_report(study)
         folders = write_jobs(study)
-        if files := [Path(str(f)) for f in as_list(ours.get("reuse"))]:
+        warm_label_caches(study)
+        for warning in study.warnings:
+            console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False)
+        if files:
             console.print(f"{reuse(folders, files)} runs taken over from {', '.join(f.name for f in files)}")
         for folder in folders:
             finished(folder)  # a damaged record is said before hours of training, not after
         todo = [f for f in folders if outcome(f) != "done"]
         console.print(f"{len(folders)} runs, {len(folders) - len(todo)} already done; folder {study.out.name}")
-        costs(study, latency=False)  # now, so that what cannot be counted is known before anything is trained
-        states = run_jobs(study, todo, ours, theirs, console) if todo else {}
-        runs, missing = collect(study, states)
-        cost = costs(study, latency, latency_device(ours, theirs))
-        results = {**describe(study), "missing": missing, "cost": cost}
-        results |= {**analyse(study, runs, float(ours.get("effect", 1.0))), "runs": runs}
-        write_report(study, results, layout)
+        cost = costs(study, latency=False)  # now, so that what cannot be counted is known before anything is trained
+
+        def report(states: dict[Path, str], cost: dict[str, Any]) -> dict[str, Any]:
+            """Write the report of what there is."""
+            runs, missing = collect(study, states)
+            results = {**describe(study), "missing": missing, "cost": cost}
+            results |= {**analyse(study, runs, float(ours.get("effect", 1.0))), "runs": runs}
+            write_report(study, results, layout)
+            return results
+
+        states = run_jobs(study, todo, ours, theirs, console, lambda s: report(s, cost)) if todo else {}
+        results = report(states, costs(study, latency, latency_device(ours, theirs)))
+    missing = results["missing"]
     for c in results["comparisons"]:
         ap = c["metrics"].get("AP")
         if ap and ap["t"]["low"] is not None:
@@ -116,18 +137,41 @@ def require_same_report(study: Study) -> None:
 
 
 def run_jobs(
-    study: Study, todo: Sequence[Any], ours: dict[str, Any], theirs: dict[str, Any], console: Console
+    study: Study,
+    todo: Sequence[Any],
+    ours: dict[str, Any],
+    theirs: dict[str, Any],
+    console: Console,
+    report: Callable[[dict[Path, str]], object],
 ) -> dict[Any, str]:
-    """Hand the jobs to the engine the user chose, under a live table."""
+    """Hand the jobs to the engine the user chose, under a live table.
+
+    Args:
+        study: as settled.
+        todo: folders of the runs.
+        ours: the study's own arguments, for the engine.
+        theirs: the host's; ``device`` is used.
+        console: to print on.
+        report: called with the state of each run whenever one more has finished, but for the last.
+    """
     engine, workers, threads, cpus, gpus = engine_arguments(ours)
     names = {f: f"{f.parent.parent.name}, {f.parent.name}, {f.name}" for f in todo}
-    warm_label_caches(study)
     parallel = workers if engine == "local" else len(todo)
+    reported = 0
     with Progress(names, parallel, study.train["epochs"], console) as progress:
+
+        def tick(states: dict[Path, str]) -> None:
+            nonlocal reported
+            progress.tick(states)
+            done = sum(s == "done" for s in states.values())
+            if reported < done < len(states):
+                report(states)
+            reported = done
+
         if engine == "ray":
-            return run_ray(todo, cpus, gpus, ours.get("address"), progress.tick)
+            return run_ray(todo, cpus, gpus, ours.get("address"), tick)
         devices: list[str | None] = [str(d) for d in as_list(theirs.get("device"))] or [None]
-        return run_local(todo, workers, devices, progress.tick, threads)
+        return run_local(todo, workers, devices, tick, threads)
 
 
 def latency_device(ours: dict[str, Any], theirs: dict[str, Any]) -> torch.device:
@@ -175,6 +219,7 @@ def describe(study: Study) -> dict[str, Any]:
         "weights": study.weights,
         "confidence": study.confidence,
         "notes": study.notes,
+        "warnings": study.warnings,
         "tool": coco_tool(),
     }
 

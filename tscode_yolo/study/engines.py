@@ -117,6 +117,12 @@ def run_local(
     return states
 
 
+def require_ray() -> None:
+    """Raise ImportError unless Ray is installed."""
+    if importlib.util.find_spec("ray") is None:
+        raise ImportError("engine=ray: expected Ray, got none; pip install 'tscode-yolo[ray]' or leave engine= out")
+
+
 def run_ray(folders: Sequence[Path], cpus: float, gpus: float, address: str | None, tick: Tick) -> dict[Path, str]:
     """Do the jobs over a Ray cluster: an existing one, or one of this machine.
 
@@ -136,8 +142,7 @@ def run_ray(folders: Sequence[Path], cpus: float, gpus: float, address: str | No
     Raises:
         ImportError: Ray is not installed.
     """
-    if importlib.util.find_spec("ray") is None:
-        raise ImportError("engine=ray: expected Ray, got none; pip install 'tscode-yolo[ray]' or leave engine= out")
+    require_ray()
     import ray
 
     ours = not ray.is_initialized()

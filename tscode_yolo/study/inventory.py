@@ -50,19 +50,25 @@ def dataset_name(data: str | Path) -> str:
     return _name(_file(data_yaml(data), data))
 
 
-def read_dataset(data: str | Path) -> DataSet:
+def read_dataset(data: str | Path, key: str = "data") -> DataSet:
     """Resolve a data YAML as the host does, list every image of its splits and hash images and labels.
+
+    Args:
+        data: as the host finds it.
+        key: argument that named it, for messages.
 
     Raises:
         FileNotFoundError: the host cannot find the YAML, or a split that it names.
         ValueError: no data YAML, or train or val is missing or empty.
     """
-    info = data_yaml(data)
+    info = data_yaml(data, key)
     yaml = _file(info, data)
     images = {s: tuple(_image_files(info[s])) for s in SPLITS if info.get(s)}
     for split in ("train", "val"):
         if not images.get(split):
-            raise ValueError(f"{yaml.name}: expected images under '{split}:', got none; name the folder in the YAML")
+            raise ValueError(
+                f"{key}={yaml.name}: expected images under '{split}:', got none; name the folder in the YAML"
+            )
     names = tuple(str(info["names"][i]) for i in sorted(info["names"]))
     total = hashlib.sha256("\n".join(names).encode())
     digests: dict[str, tuple[str, ...]] = {}
@@ -99,6 +105,18 @@ def require_unseen(final: DataSet, split: str, trained: DataSet) -> None:
             f"final={final.yaml.name}: expected images that training never saw, got {len(shared)} that are also in "
             f"{trained.name} (first: {shared[0]}); keep them out of one of the two"
         )
+
+
+def seen_in_training(dataset: DataSet) -> str:
+    """A sentence if images of val are, byte for byte, in train too, so that its AP says little; else nothing."""
+    train = set(dataset.digests["train"])
+    shared = sum(d in train for d in dataset.digests["val"])
+    if not shared:
+        return ""
+    return (
+        f"{dataset.name}: {shared} of {len(dataset.digests['val'])} val images are also in train; AP there is of "
+        "images that training saw."
+    )
 
 
 def _file(info: dict[str, Any], data: str | Path) -> Path:

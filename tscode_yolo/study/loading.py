@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -102,22 +103,32 @@ def with_options(name: str, options: str | Mapping[str, Any] | None) -> str | di
     return {**content, "tscode": {**(content.get("tscode") or {}), **given}}
 
 
-def data_yaml(data: str | Path) -> dict[str, Any]:
+def data_yaml(data: str | Path, key: str = "data") -> dict[str, Any]:
     """A data YAML as the host resolves it.
 
+    Args:
+        data: as the host finds it.
+        key: argument that named it, for the message.
+
     Raises:
-        ValueError: a key is missing, or it is no data YAML at all.
+        ValueError: a key is missing or has a value of another kind, or it is no data YAML at all.
         FileNotFoundError: it, or a folder it names, is not there.
     """
     try:
         return check_det_dataset(str(data))
-    except (SyntaxError, AssertionError) as e:  # the host's words for missing keys, and for a file of another kind
-        raise ValueError(f"data={Path(data).name}: {_one_line(e)}") from None
     except FileNotFoundError as e:
-        raise FileNotFoundError(f"data={data}: {_one_line(e)}") from None
+        raise FileNotFoundError(f"{key}={data}: {_one_line(e)}") from None
+    except (OSError, ImportError):  # these say themselves what is wrong
+        raise
+    except Exception as e:  # what the host, or YAML, says of a wrong file has no one type
+        raise ValueError(
+            f"{key}={Path(data).name}: expected a data YAML (train, val, names), got one the host refuses: "
+            f"{_one_line(e)}"
+        ) from None
 
 
 def _one_line(error: BaseException) -> str:
-    """The first line of a message, without the host's icons."""
-    line = (str(error).strip() or "no message").splitlines()[0]
-    return line.encode("ascii", "ignore").decode().replace("ERROR", "").strip(" .")
+    """A message in one line, without the host's icons and colours."""
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", text).encode("ascii", "ignore").decode().replace("ERROR", "")
+    return " ".join(text.split()).strip(" .") or "no message"

@@ -25,7 +25,7 @@ from tscode_yolo.study.arguments import (
     weights_file,
 )
 from tscode_yolo.study.detects import refusal
-from tscode_yolo.study.inventory import DataSet, read_dataset, require_unseen
+from tscode_yolo.study.inventory import DataSet, read_dataset, require_unseen, seen_in_training
 from tscode_yolo.study.loading import checkpoint, data_yaml, model_yaml
 from tscode_yolo.study.start import is_checkpoint, transfer_body, untrained
 
@@ -65,6 +65,7 @@ class Study:
         weights: ``last`` or ``best``.
         out: folder.
         notes: what a reader must know of how the settings came about.
+        warnings: what is doubtful about the data sets, told to the user before the first run and in the report.
     """
 
     kind: str
@@ -81,6 +82,7 @@ class Study:
     out: Path
     confidence: float = 0.95
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def folder(self, dataset: DataSet, arm: Arm, seed: int) -> Path:
         """Folder of one run."""
@@ -130,6 +132,8 @@ def make_study(kind: str, arms: Sequence[Arm], ours: dict[str, Any], theirs: dic
         confidence=confidence,
     )
     for dataset in datasets:
+        study.warnings += [w for w in [seen_in_training(dataset)] if w]
+        _require_classes(train, dataset)
         study.optimizers[dataset.name], note = settle_optimizer(train, dataset)
         study.notes += [note] if note not in study.notes else []
     check_arms(study)
@@ -199,6 +203,9 @@ def check_arms(study: Study) -> None:
 def warm_label_caches(study: Study) -> None:
     """Let the host scan each split's labels once, before several processes would write the same cache at once.
 
+    Images that it leaves out, for their labels are not of these classes or they cannot be read, become warnings of the
+    study.
+
     Raises:
         ValueError: a split has no image that the host can use.
     """
@@ -207,13 +214,19 @@ def warm_label_caches(study: Study) -> None:
         cfg: Any = get_cfg(overrides={"imgsz": study.train.get("imgsz", 640), "task": "detect"})
         for split in dataset.images:
             try:
-                build_yolo_dataset(cfg, info[split], study.train["batch"], info, mode="val")
+                scanned: Any = build_yolo_dataset(cfg, info[split], study.train["batch"], info, mode="val")
+                usable = len(scanned)
             except RuntimeError as e:
                 why = re.search("ignoring corrupt.*", str(e))
                 raise ValueError(
                     f"data={dataset.name}: expected images the host can use under '{split}:', got none"
                     + (f"; of the first it says: {why[0]}" if why else "")
                 ) from e
+            if usable < (total := len(dataset.images[split])):
+                study.warnings.append(
+                    f"{dataset.name}: the host leaves out {total - usable} of {total} images under '{split}:', for it "
+                    "cannot use them or their labels; run.log of a run says which and why."
+                )
 
 
 def resolve_model(name: str, key: str = "model") -> str:
@@ -249,6 +262,8 @@ def _train_arguments(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, 
     train |= {"workers": as_count("loader_workers", ours.get("loader_workers", DEFAULT_CFG_DICT["workers"]), 0)}
     as_side(train.get("imgsz", DEFAULT_CFG_DICT["imgsz"]))
     one_of("cache", str(train.get("cache", False)).lower(), ("true", "false", "ram", "disk"))
+    if train.get("distill_model"):
+        weights_file("distill_model", train["distill_model"])  # is there, or is fetched
     for key in ("freeze", "classes"):
         for number in as_list(train.get(key)):
             as_count(key, number, 0)
@@ -260,7 +275,9 @@ def _train_arguments(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, 
 
 
 def _finals(ours: dict[str, Any], datasets: list[DataSet]) -> dict[str, tuple[DataSet, str]]:
-    given = [read_dataset(f) for f in as_list(ours.get("final"))]
+    given = [read_dataset(as_text("final", f), "final") for f in as_list(ours.get("final"))]
+    if "final_split" in ours and not given:
+        raise ValueError("final_split=: expected final= with it, the data set whose split it is")
     if given and len(given) != len(datasets):
         raise ValueError(f"final=: expected one for each of {len(datasets)} data sets, got {len(given)}")
     split = one_of("final_split", ours.get("final_split", "val"), ("train", "val", "test"))
@@ -271,7 +288,21 @@ def _finals(ours: dict[str, Any], datasets: list[DataSet]) -> dict[str, tuple[Da
     return finals
 
 
+def _require_classes(train: dict[str, Any], dataset: DataSet) -> None:
+    """Raise ValueError if ``classes=`` names one that the data set does not have."""
+    if strange := [c for c in as_list(train.get("classes")) if int(c) >= len(dataset.names)]:
+        raise ValueError(
+            f"classes={train['classes']}: expected numbers below {len(dataset.names)}, for {dataset.name} has no "
+            f"more classes, got {', '.join(map(str, strange))}"
+        )
+
+
 def _require_unique(key: str, names: list[str]) -> None:
     twice = {n for n in names if names.count(n) > 1}
+    if twice and key == "model":
+        raise ValueError(
+            f"model=, baseline=: expected different names, got {sorted(twice)} twice; to compare a model with itself, "
+            "copy its file under another name"
+        )
     if twice:
         raise ValueError(f"{key}=: expected different names, got {sorted(twice)} twice; rename a file or its folder")

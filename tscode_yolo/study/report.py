@@ -98,6 +98,8 @@ def _headline(document: Document, results: dict[str, Any]) -> None:
             )
     if results["weights"] == "best":
         document.text("**The best epoch was picked on the very set that is reported: all APs are biased upwards.**")
+    for warning in results["warnings"]:
+        document.text(f"**{warning}**")
     if results["missing"]:
         document.heading("Missing runs")
         rows = [f"{m['dataset']}, {m['arm']}, seed {m['seed']}: {m['why']}" for m in results["missing"]]
@@ -246,7 +248,7 @@ def _cost(document: Document, results: dict[str, Any]) -> None:
             f" Latency: batch 1, in turns with the baseline in one process, on the {where} of the machine that wrote "
             "this report; median ratio and its interval."
             if measured
-            else " Latency was not measured (`latency=False`)."
+            else " Latency was not measured: `latency=False`, or not all runs are done yet."
         )
     )
 

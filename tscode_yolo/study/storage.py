@@ -31,7 +31,10 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         write(temporary)
+        temporary.chmod(mode)  # as any new file's: some writers make a private one in its place
         with temporary.open("rb+") as f:
             os.fsync(f.fileno())
         temporary.replace(path)
