@@ -44,7 +44,7 @@ def test_profile_with_a_baseline_quotes_ratios(tmp_path, capsys):
 def test_a_format_whose_packages_are_missing_is_reported(monkeypatch):
     monkeypatch.setattr(pf, "find_spec", lambda _name: None)
     report = pf.profile("yolo11n.yaml", imgsz=64, rounds=2, formats="onnx", batches=1, train_batch=2)
-    assert report["skipped"] == {"onnx": "not installed: onnx, onnxruntime"}
+    assert report["skipped"] == {"onnx": "not installed: onnx, onnxruntime; pip install onnx onnxruntime"}
     assert report["latency"] == []
     assert report["training"]["ratio"] is None
 

@@ -140,7 +140,7 @@ def profile(
             else:
                 report["skipped"][fmt] = f"needs a CUDA device, got device={where}"
         elif missing := [m for m in FORMATS[fmt] if find_spec(m) is None]:
-            report["skipped"][fmt] = f"not installed: {', '.join(missing)}; pip install 'tscode-yolo[export]'"
+            report["skipped"][fmt] = f"not installed: {', '.join(missing)}; pip install {' '.join(missing)}"
         else:
             report["latency"] += exported_latency(nets, fmt, imgsz, sizes, rounds)
     report["training"] = training_cost(nets, imgsz, train_batch, where, max(rounds // 3, 6))
