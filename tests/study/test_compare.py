@@ -94,6 +94,30 @@ def test_there_is_a_report_after_every_finished_run(drawn, tmp_path, monkeypatch
     assert "+1.00 AP from one seed" in (tmp_path / "report.md").read_text()
 
 
+def test_a_report_that_fails_between_runs_does_not_end_them(drawn, tmp_path, monkeypatch, capsys):
+    def both(todo, workers, devices, tick, threads):
+        for number, folder in enumerate(todo):
+            write_json(folder / "result.json", run(folder.parent.name, 0, 10.0 + number, "drawn"))
+            tick({f: "done" if f in todo[: number + 1] else "waiting" for f in todo})
+        return dict.fromkeys(todo, "done")
+
+    write, failed = compare.write_report, []
+
+    def full_disk(*args):
+        if not failed:
+            failed.append(True)
+            raise OSError("no space left")
+        write(*args)
+
+    monkeypatch.setattr(compare, "run_local", both)
+    monkeypatch.setattr(compare, "write_report", full_disk)
+    args = {**TINY, "model": "yolov8n.yaml", "baseline": "yolo11n.yaml", "data": str(drawn), "out": str(tmp_path)}
+    assert compare.main({**args, "seeds": 1}) == 0
+    assert failed
+    assert "warning: no report yet: no space left" in capsys.readouterr().out
+    assert read_json(tmp_path / "results.json")["missing"] == []
+
+
 @pytest.mark.slow
 def test_compare_from_nothing_to_the_report_with_a_failure_a_retry_and_more_seeds(drawn, draw, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/some/where/tscode", "compare", f"data={drawn}"])

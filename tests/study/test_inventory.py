@@ -50,6 +50,12 @@ def test_a_final_set_must_be_unseen_and_of_the_same_classes(drawn, draw, tmp_pat
         require_unseen(read_dataset(yaml), "val", trained)
 
 
+def test_hidden_files_are_no_images_as_in_the_host(draw, tmp_path):
+    data = draw(tmp_path / "cells")
+    (tmp_path / "cells/images/val/._val0.png").write_bytes(b"of a Mac")
+    assert len(read_dataset(data).images["val"]) == 4
+
+
 def test_val_images_that_are_in_train_too_are_counted(drawn, tmp_path):
     assert seen_in_training(read_dataset(drawn)) == ""
     images = drawn.parent / "images"

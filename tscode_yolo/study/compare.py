@@ -91,7 +91,8 @@ def carry_out(
             finished(folder)  # a damaged record is said before hours of training, not after
         todo = [f for f in folders if outcome(f) != "done"]
         console.print(f"{len(folders)} runs, {len(folders) - len(todo)} already done; folder {study.out.name}")
-        cost = costs(study, latency=False)  # now, so that what cannot be counted is known before anything is trained
+        device = latency_device(ours, theirs)
+        cost = costs(study, False, device)  # now, so that what cannot be counted is known before anything is trained
 
         def report(states: dict[Path, str], cost: dict[str, Any]) -> dict[str, Any]:
             """Write the report of what there is."""
@@ -102,7 +103,7 @@ def carry_out(
             return results
 
         states = run_jobs(study, todo, ours, theirs, console, lambda s: report(s, cost)) if todo else {}
-        results = report(states, costs(study, latency, latency_device(ours, theirs)))
+        results = report(states, costs(study, latency, device))
     missing = results["missing"]
     for c in results["comparisons"]:
         ap = c["metrics"].get("AP")
@@ -152,7 +153,8 @@ def run_jobs(
         ours: the study's own arguments, for the engine.
         theirs: the host's; ``device`` is used.
         console: to print on.
-        report: called with the state of each run whenever one more has finished, but for the last.
+        report: called with the state of each run whenever one more has finished, but for the last; a second or three
+            each time. What it raises is a warning.
     """
     engine, workers, threads, cpus, gpus = engine_arguments(ours)
     names = {f: f"{f.parent.parent.name}, {f.parent.name}, {f.name}" for f in todo}
@@ -165,7 +167,10 @@ def run_jobs(
             progress.tick(states)
             done = sum(s == "done" for s in states.values())
             if reported < done < len(states):
-                report(states)
+                try:
+                    report(states)
+                except Exception as e:  # whatever it is, the runs go on: the last report will say it again
+                    console.print(f"warning: no report yet: {e}", style="yellow", highlight=False, markup=False)
             reported = done
 
         if engine == "ray":

@@ -113,9 +113,10 @@ def _panels(n: int, arms: int) -> tuple[Figure, list[Any]]:
 
 
 def _legend(ax: Any) -> None:
-    if len(ax.get_legend_handles_labels()[1]) > CROWD:
+    labels = ax.get_legend_handles_labels()[1]
+    if len(labels) > CROWD:
         ax.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0))
-    else:
+    elif labels:  # none where no run of a data set has finished yet
         ax.legend(fontsize=8)
 
 

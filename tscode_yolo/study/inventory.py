@@ -133,7 +133,8 @@ def _image_files(entry: str | Path | Iterable[str | Path]) -> list[Path]:
     for item in [entry] if isinstance(entry, (str, Path)) else entry:
         path = Path(item)
         if path.is_dir():
-            files += [p for p in path.rglob("*") if p.suffix[1:].lower() in IMG_FORMATS]
+            found = (p for p in path.rglob("*") if p.suffix[1:].lower() in IMG_FORMATS)
+            files += [p for p in found if not any(part.startswith(".") for part in p.relative_to(path).parts)]
         elif path.is_file():
             lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
             files += [path.parent / line if line.startswith("./") else Path(line) for line in lines if line]

@@ -209,17 +209,19 @@ def warm_label_caches(study: Study) -> None:
     Raises:
         ValueError: a split has no image that the host can use.
     """
-    for dataset in {d.yaml: d for d in [*study.datasets, *(f for f, _ in study.finals.values())]}.values():
-        info = data_yaml(dataset.yaml)
+    used: list[tuple[str, DataSet, tuple[str, ...]]] = [("data", d, ("train", "val")) for d in study.datasets]
+    used += [("final", d, (split,)) for d, split in study.finals.values()]
+    for key, dataset, splits in used:
+        info = data_yaml(dataset.yaml, key)
         cfg: Any = get_cfg(overrides={"imgsz": study.train.get("imgsz", 640), "task": "detect"})
-        for split in dataset.images:
+        for split in splits:
             try:
                 scanned: Any = build_yolo_dataset(cfg, info[split], study.train["batch"], info, mode="val")
                 usable = len(scanned)
             except RuntimeError as e:
                 why = re.search("ignoring corrupt.*", str(e))
                 raise ValueError(
-                    f"data={dataset.name}: expected images the host can use under '{split}:', got none"
+                    f"{key}={dataset.name}: expected images the host can use under '{split}:', got none"
                     + (f"; of the first it says: {why[0]}" if why else "")
                 ) from e
             if usable < (total := len(dataset.images[split])):

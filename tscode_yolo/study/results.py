@@ -53,8 +53,9 @@ def collect(study: Study, states: dict[Any, str] | None = None) -> tuple[list[di
                 if record is not None:
                     runs.append(record)
                     continue
-                error = read_json(folder / "error.json")
-                why = error["error"] if error else (states or {}).get(folder, "not run")
+                state = (states or {}).get(folder, "not run")
+                error = None if state in ("waiting", "running") else read_json(folder / "error.json")
+                why = error["error"] if error else state
                 missing.append({"arm": arm.name, "dataset": dataset.name, "seed": seed, "why": why})
     return runs, missing
 

@@ -8,7 +8,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,9 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         temporary.touch()
         mode = temporary.stat().st_mode
         write(temporary)
-        temporary.chmod(mode)  # as any new file's: some writers make a private one in its place
+        if temporary.stat().st_mode != mode:  # some writers put a private file in its place
+            with suppress(OSError):  # not every file system has modes
+                temporary.chmod(mode)
         with temporary.open("rb+") as f:
             os.fsync(f.fileno())
         temporary.replace(path)
