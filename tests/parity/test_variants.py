@@ -68,6 +68,6 @@ def test_what_cannot_run_here_says_why(monkeypatch):
         assert "data=" not in (cannot_run(parse("mnn", "int8", 640), None) or "")  # it rounds the weights only
     assert "CUDA" in cannot_run(parse("torchscript", "half", 640), None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert cannot_run(parse("ncnn", "base", 640), None) == "not installed: ncnn, pnnx"
+    assert cannot_run(parse("ncnn", "base", 640), None) == "not installed: ncnn, pnnx; pip install ncnn pnnx"
     monkeypatch.setattr("sys.platform", "linux")
     assert "macOS only, this is linux" in cannot_load(parse("coreml", "base", 640))

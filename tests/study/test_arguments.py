@@ -50,6 +50,12 @@ def test_seeds_refuse_the_rest(value):
         as_seeds(value)
 
 
+def test_a_number_too_large_for_how_many_says_how_to_give_it_as_a_seed():
+    with pytest.raises(ValueError, match=r"; the one seed 2024 is seeds=2024,$"):
+        as_seeds(2024)
+    assert as_seeds("2024,") == as_seeds((2024,)) == [2024]
+
+
 def test_lists_choices_and_files(tmp_path):
     assert as_list("a, b,") == ["a", "b"]
     assert as_list(None) == []

@@ -35,6 +35,26 @@ def test_a_model_yaml_keeps_its_scale_and_not_its_place():
     assert "yaml_file" not in content
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("yolo11n-tscod.yaml", "yolo11n-tscode.yaml"),
+        ("yolov11n.yaml", "yolo11n.yaml"),
+        ("tscodemm.yaml", "tscodem.yaml"),
+        ("folder/yolov8n_tscode.yaml", "yolov8n-tscode.yaml"),
+        ("fcos-r50-fpn-tscod.yaml", "fcos-r50-fpn-tscode.yaml"),
+    ],
+)
+def test_a_model_name_that_is_almost_right_is_answered_with_the_right_one(typed, meant):
+    with pytest.raises(FileNotFoundError, match=rf"baseline={typed}: .*; did you mean {meant}\?$"):
+        model_yaml(typed, "baseline")
+
+
+def test_a_model_name_like_no_other_gets_no_suggestion():
+    with pytest.raises(FileNotFoundError, match=r"among the installed ones$"):
+        model_yaml("resnet.yaml")
+
+
 def test_a_data_yaml_without_a_split_is_refused_by_name(tmp_path):
     (tmp_path / "d.yaml").write_text("path: .\ntrain: images\nnames: [a]\n")
     with pytest.raises(ValueError, match=r"data=d\.yaml: .*'val:' key missing"):

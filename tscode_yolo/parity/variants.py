@@ -34,6 +34,7 @@ NEEDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "coreml": (("coremltools",), ()),
     "engine": (("onnx", "onnxslim", "tensorrt"), ()),
 }
+PACKAGES = {"paddle": "paddlepaddle"}  # of modules that are not called as their package
 ALL = ("opset12", "opset17", "unslimmed", "dynamic", "native", "half", "int8", "nms", "end2end", "batch8", "480x640")
 NATIVE = ("openvino",)  # runtimes that compute in less than float32 of their own accord, on some processors
 INT8_NEEDS = {"openvino": "nncf", "litert": "ai_edge_quantizer", "onnx": "onnxruntime"}
@@ -179,7 +180,8 @@ def cannot_load(variant: Variant) -> str | None:
 
 def _lacking(modules: tuple[str, ...]) -> str | None:
     missing = [m for m in modules if importlib.util.find_spec(m) is None]
-    return f"not installed: {', '.join(missing)}" if missing else None
+    packages = " ".join(PACKAGES.get(m, m.replace("_", "-")) for m in missing)
+    return f"not installed: {', '.join(missing)}; pip install {packages}" if missing else None
 
 
 def _chooses_branch() -> bool:

@@ -139,8 +139,10 @@ def as_seeds(value: Any) -> list[int]:
     whole = all(isinstance(v, int) and not isinstance(v, bool) and 0 <= v < 2**31 for v in items)
     if not isinstance(value, int) and items and whole and len(set(items)) == len(items):
         return items
+    one = isinstance(value, int) and MOST_SEEDS < value < 2**31  # 2024 may well be meant as a seed
     raise ValueError(
         f"seeds={value!r}: expected how many (5, at most {MOST_SEEDS}) or a list of different whole numbers (0,3,7)"
+        + (f"; the one seed {value} is seeds={value}," if one else "")
     )
 
 

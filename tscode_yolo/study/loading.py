@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import Any
 import yaml
 from ultralytics.data.utils import check_det_dataset
 from ultralytics.nn.tasks import DetectionModel, load_checkpoint, yaml_model_load
+from ultralytics.utils import ROOT
+
+from tscode_yolo.config import model_names
 
 
 def checkpoint(file: str | Path, key: str = "model") -> Any:
@@ -48,6 +52,7 @@ def model_yaml(name: str, key: str = "model") -> dict[str, Any]:
     except FileNotFoundError:
         raise FileNotFoundError(
             f"{key}={name}: expected a model YAML, got no file of that name here or among the installed ones"
+            f"{_closest_model(Path(name).name)}"
         ) from None
     if missing := [k for k in ("backbone", "head") if not isinstance(content.get(k), list)]:
         raise ValueError(
@@ -55,6 +60,15 @@ def model_yaml(name: str, key: str = "model") -> dict[str, Any]:
             " give a detect YAML or weights"
         )
     return content
+
+
+def _closest_model(name: str) -> str:
+    """``; did you mean yolo11n-tscode.yaml?``, of our models and the host's at every scale, or nothing."""
+    bare = [*model_names(), *(p.name for p in (ROOT / "cfg" / "models").rglob("*.yaml"))]
+    family = re.compile(r"^(yolov?\d+|tscode)(?=[-.])")  # where the scale letter goes
+    known = dict.fromkeys([*bare, *(family.sub(rf"\g<1>{scale}", n) for scale in "nsmlx" for n in bare)])
+    close = difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=0.75)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def built(name: str, nc: int | None = None, key: str = "model") -> DetectionModel:
