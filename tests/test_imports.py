@@ -47,6 +47,7 @@ ALLOWED = {
 def imported_rooms(path: Path) -> set[str]:
     rooms = set()
     for node in ast.walk(ast.parse(path.read_text())):
+        assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path.name}: a relative import, which hides it"
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "tscode_yolo":
             names = node.module.split(".")[1:2] or [a.name for a in node.names]  # `from tscode_yolo import context`
             rooms |= {n for n in names if (PACKAGE / n).is_dir() or (PACKAGE / f"{n}.py").is_file()}

@@ -10,7 +10,7 @@ import pytest
 import torch
 import ultralytics
 import yaml
-from conftest import CHANNELS, REPO, fresh_python
+from conftest import CHANNELS, REPO, fresh_python, run
 from ultralytics import YOLO
 from ultralytics.nn import tasks
 
@@ -300,9 +300,20 @@ def test_a_failure_of_ours_warns_and_leaves_the_host_working(tmp_path):
     assert fresh_python(code, tmp_path, PYTHONPATH=path).splitlines()[-1] == "True DetectionModel"
 
 
-def test_the_import_at_interpreter_start_loads_nothing_heavy(tmp_path):
-    code = "import sys; before = set(sys.modules); import tscode_yolo; print(sorted(set(sys.modules) - before))"
-    path = str(REPO)
-    out = fresh_python(f"import sys; sys.modules.pop('tscode_yolo', None); {code}", tmp_path, PYTHONPATH=path)
-    assert out == "['tscode_yolo']"
-    assert "torch" in sys.modules  # the probe would see it, were it loaded
+def test_the_import_at_interpreter_start_loads_nothing_else(tmp_path):
+    code = "import os, sys; before = set(sys.modules); import tscode_yolo; print(sorted(set(sys.modules) - before))"
+    out = run(sys.executable, "-S", "-c", code, cwd=tmp_path, PYTHONPATH=str(REPO)).stdout  # -S: no .pth imported it
+    assert out.strip() == "['tscode_yolo']"
+
+
+def test_a_stock_checkpoint_is_loaded_without_our_modules(tmp_path):
+    torch.save({"model": tasks.DetectionModel("yolo11n.yaml", verbose=False)}, tmp_path / "stock.pt")
+    code = (
+        "import tscode_yolo, sys, torch; from ultralytics import YOLO; from ultralytics.nn import tasks\n"
+        "allowed = set(torch.serialization.get_safe_globals())\n"
+        "YOLO('stock.pt')\n"
+        "print(hasattr(tasks.torch_safe_load, '__wrapped__'), 'torchvision' in sys.modules,\n"
+        "      set(torch.serialization.get_safe_globals()) - allowed,\n"
+        "      [m for m in ('head', 'context', 'fpn', 'recipes.contract') if f'tscode_yolo.{m}' in sys.modules])"
+    )
+    assert fresh_python(code, tmp_path, PYTHONPATH=str(REPO)).splitlines()[-1] == "True False set() []"

@@ -129,16 +129,18 @@ def _load(original: Callable[..., Any]) -> Callable[..., Any]:
 def _torch_safe_load(original: Callable[..., Any]) -> Callable[..., Any]:
     """Let restricted loading (ULTRALYTICS_SAFE_LOAD=1) build our modules too; rebuild a checkpoint as it was built.
 
-    Not done earlier: it imports them.
+    Only where loading is restricted, for this imports all of them: otherwise the checkpoint itself names what it needs.
     """
 
     @functools.wraps(original)
-    def torch_safe_load(*args: Any, **kwargs: Any) -> Any:
+    def torch_safe_load(weight: Any, safe_only: bool | None = None, **kwargs: Any) -> Any:
+        given = {} if safe_only is None else {"safe_only": safe_only}
         try:
-            allow_pickled()
+            if getattr(sys.modules["ultralytics.nn.tasks"], "SAFE_LOAD", False) if safe_only is None else safe_only:
+                allow_pickled()
         except Exception as e:
             warnings.warn(f"tscode_yolo: TSCODE checkpoints will not load: {e!r}", RuntimeWarning, stacklevel=2)
-        loaded = original(*args, **kwargs)
+        loaded = original(weight, **given, **kwargs)
         try:
             for name in ("model", "ema"):
                 _keep_options(loaded[0].get(name))

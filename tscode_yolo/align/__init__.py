@@ -7,6 +7,6 @@ data: :mod:`source` (images; :mod:`labels`, :mod:`coco`) -> :mod:`predict` (raw 
 :mod:`curves` -> :mod:`html`; :mod:`command` runs it all.
 """
 
-from .command import AlignArgs, align, main
+from tscode_yolo.align.command import AlignArgs, align, main
 
 __all__ = ["AlignArgs", "align", "main"]

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .match import ALL_BITS, FOUND_IOU, IOU_THRESHOLDS
+from tscode_yolo.align.match import ALL_BITS, FOUND_IOU, IOU_THRESHOLDS
 
 RECALLS = np.linspace(0, 1, 101)
 _CHUNK = 4_000_000  # weights gathered at once, bounds the memory of long tables

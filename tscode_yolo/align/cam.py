@@ -23,8 +23,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from .figures import GREEN, ORANGE, crop_window, draw_box
-from .predict import Detector, Frame, letterbox, to_tensor
+from tscode_yolo.align.figures import GREEN, ORANGE, crop_window, draw_box
+from tscode_yolo.align.predict import Detector, Frame, letterbox, to_tensor
 
 BRANCHES = ("class", "box")
 

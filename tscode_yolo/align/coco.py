@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from ultralytics.utils import LOGGER
 
-from .labels import Objects
+from tscode_yolo.align.labels import Objects
 
 PARTS = {  # part of the file: what each of its entries has
     "images": ("id", "file_name"),

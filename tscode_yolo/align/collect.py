@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from ultralytics.utils import LOGGER, TQDM
 
-from .gallery import Finding, Gallery, Suspect
-from .match import SIZES, Candidates, Matches, candidates, match, own, pairwise_iou, suppress
-from .objects import OBJECT_ROW, examine, size_of
-from .oracle import ORACLES, rescore
-from .predict import Detector, Frame, Raw, batches
-from .source import Sample, Source
-from .store import RowTable
-from .tide import Kind, diagnose
+from tscode_yolo.align.gallery import Finding, Gallery, Suspect
+from tscode_yolo.align.match import SIZES, Candidates, Matches, candidates, match, own, pairwise_iou, suppress
+from tscode_yolo.align.objects import OBJECT_ROW, examine, size_of
+from tscode_yolo.align.oracle import ORACLES, rescore
+from tscode_yolo.align.predict import Detector, Frame, Raw, batches
+from tscode_yolo.align.source import Sample, Source
+from tscode_yolo.align.store import RowTable
+from tscode_yolo.align.tide import Kind, diagnose
 
 DETECTION_ROW = np.dtype(
     [

@@ -16,12 +16,12 @@ from typing import Any
 from ultralytics.utils import LOGGER
 from ultralytics.utils.files import increment_path
 
-from . import curves, html, pictures
-from .collect import Settings, collect
-from .predict import Detector
-from .report import build
-from .source import open_source
-from .verdict import findings, headline
+from tscode_yolo.align import curves, html, pictures
+from tscode_yolo.align.collect import Settings, collect
+from tscode_yolo.align.predict import Detector
+from tscode_yolo.align.report import build
+from tscode_yolo.align.source import open_source
+from tscode_yolo.align.verdict import findings, headline
 
 PATHS = ("model", "data", "baseline", "split", "annotations", "images", "results", "baseline_results", "out")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from ultralytics.utils import LOGGER
 
-from .figures import MODEL_COLOURS
+from tscode_yolo.align.figures import MODEL_COLOURS
 
 PARTS = {"train": ("training", "-"), "val": ("validation", "--")}
 LOSSES = (("cls_loss",), ("pos_loss", "neg_loss"))  # the recipes autoassign and dw have no cls_loss, but two halves

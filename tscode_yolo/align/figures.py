@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from ultralytics.utils.patches import imread
 
-from .gallery import Example, Suspect, View
-from .match import FOUND_IOU, pairwise_iou
+from tscode_yolo.align.gallery import Example, Suspect, View
+from tscode_yolo.align.match import FOUND_IOU, pairwise_iou
 
 GREEN, ORANGE, RED = "#12a150", "#f08c00", "#d6336c"
 TOP_COLOURS = ("#1c7ed6", "#f08c00", "#d6336c")  # first, second, third score

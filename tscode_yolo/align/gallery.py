@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .labels import Objects
-from .match import ABOUT_IOU, Candidates, own
-from .predict import Raw
-from .source import Sample
+from tscode_yolo.align.labels import Objects
+from tscode_yolo.align.match import ABOUT_IOU, Candidates, own
+from tscode_yolo.align.predict import Raw
+from tscode_yolo.align.source import Sample
 
 SHOWN = 3  # boxes of the best scores in a picture
 WORTH_SHOWING = 0.1  # an object whose top score is lower was hardly seen: a miss, not a disagreement

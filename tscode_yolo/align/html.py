@@ -9,8 +9,8 @@ import base64
 from html import escape
 from typing import Any
 
-from .pictures import Picture
-from .texts import (
+from tscode_yolo.align.pictures import Picture
+from tscode_yolo.align.texts import (
     COLUMNS,
     CSS,
     DEFINITIONS,
@@ -23,7 +23,7 @@ from .texts import (
     SIZES_INTRO,
     TIDE_NAMES,
 )
-from .verdict import findings, headline, percent, shares
+from tscode_yolo.align.verdict import findings, headline, percent, shares
 
 Cell = dict[str, float | None]
 MANY = 4  # parts of a picture that are told apart at a third of the width

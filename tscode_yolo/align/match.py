@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torchvision.ops import nms
 
-from .labels import Objects
-from .predict import Raw
+from tscode_yolo.align.labels import Objects
+from tscode_yolo.align.predict import Raw
 
 FOUND_IOU = 0.5
 ABOUT_IOU = 0.1

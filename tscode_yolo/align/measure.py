@@ -11,14 +11,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .ap import Ranked, average_precision, lrp
-from .calibration import BINS, LA_BINS, Tally, confident, d_ece, la_ece
-from .collect import Collector
-from .correlate import correlations
-from .match import ABOUT_IOU, ALL_BITS, SIZES
-from .objects import Fate
-from .oracle import ORACLES, split_loss
-from .tide import ERRORS, Kind
+from tscode_yolo.align.ap import Ranked, average_precision, lrp
+from tscode_yolo.align.calibration import BINS, LA_BINS, Tally, confident, d_ece, la_ece
+from tscode_yolo.align.collect import Collector
+from tscode_yolo.align.correlate import correlations
+from tscode_yolo.align.match import ABOUT_IOU, ALL_BITS, SIZES
+from tscode_yolo.align.objects import Fate
+from tscode_yolo.align.oracle import ORACLES, split_loss
+from tscode_yolo.align.tide import ERRORS, Kind
 
 Numbers = dict[str, np.ndarray]
 Ranking = dict[tuple[int, int], Ranked]  # (class, size range) -> its detections

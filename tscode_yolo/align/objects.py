@@ -20,9 +20,9 @@ from enum import IntEnum
 import numpy as np
 from scipy.stats import rankdata
 
-from .labels import Objects
-from .match import AREA_LIMITS, FOUND_IOU, Candidates, Ownership, pairwise_iou
-from .predict import Raw
+from tscode_yolo.align.labels import Objects
+from tscode_yolo.align.match import AREA_LIMITS, FOUND_IOU, Candidates, Ownership, pairwise_iou
+from tscode_yolo.align.predict import Raw
 
 OBJECT_ROW = np.dtype(
     [

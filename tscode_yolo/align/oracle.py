@@ -19,8 +19,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .labels import Objects
-from .match import FOUND_IOU, Candidates
+from tscode_yolo.align.labels import Objects
+from tscode_yolo.align.match import FOUND_IOU, Candidates
 
 ORACLES = ("aligned", "ranking", "localisation", "both")
 

@@ -18,10 +18,10 @@ from PIL import Image
 from ultralytics.utils import LOGGER, TQDM
 from ultralytics.utils.patches import imread
 
-from . import curves, figures
-from .cam import NoGradient, branch_maps, draw_maps
-from .collect import Collection, Collector
-from .gallery import Example, View
+from tscode_yolo.align import curves, figures
+from tscode_yolo.align.cam import NoGradient, branch_maps, draw_maps
+from tscode_yolo.align.collect import Collection, Collector
+from tscode_yolo.align.gallery import Example, View
 
 GROUPS = ("plots", "examples", "maps", "suspects", "curves")
 QUALITY = 72  # of the JPEGs; photographs are a tenth the size of the PNG beside the page

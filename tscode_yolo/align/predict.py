@@ -23,7 +23,7 @@ from ultralytics.nn.modules.head import Detect
 from ultralytics.utils.ops import xywh2xyxy
 from ultralytics.utils.torch_utils import select_device
 
-from .source import Sample
+from tscode_yolo.align.source import Sample
 
 DEFAULT_IMGSZ = 640  # the host's
 NO_DETECT = (

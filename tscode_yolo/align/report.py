@@ -18,13 +18,12 @@ from scipy.special import ndtr, ndtri
 from ultralytics.utils import TQDM
 
 import tscode_yolo
-
-from .calibration import reliability
-from .collect import Collection, Settings
-from .match import SIZES
-from .measure import Measurer, Numbers, resamples
-from .objects import Fate
-from .tide import Kind
+from tscode_yolo.align.calibration import reliability
+from tscode_yolo.align.collect import Collection, Settings
+from tscode_yolo.align.match import SIZES
+from tscode_yolo.align.measure import Measurer, Numbers, resamples
+from tscode_yolo.align.objects import Fate
+from tscode_yolo.align.tide import Kind
 
 LEVEL = 0.95
 RANK_EDGES = (1, 2, 3, 4, 6, 11, 21, 51, 101)  # 1, 2, 3, 4-5, 6-10, 11-20, 21-50, 51-100, more

@@ -17,8 +17,8 @@ from ultralytics.data.utils import IMG_FORMATS, check_det_dataset
 from ultralytics.utils import LOGGER
 from ultralytics.utils.patches import imread
 
-from .coco import CocoFile, listed_images
-from .labels import BadLabel, LabelFolder, Objects
+from tscode_yolo.align.coco import CocoFile, listed_images
+from tscode_yolo.align.labels import BadLabel, LabelFolder, Objects
 
 LISTED = 20  # problems named in the report: enough to act on; the count says how many more
 

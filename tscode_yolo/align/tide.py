@@ -15,8 +15,8 @@ from enum import IntEnum
 
 import numpy as np
 
-from .labels import Objects
-from .match import ABOUT_IOU, FOUND_IOU, Matches, pairwise_iou
+from tscode_yolo.align.labels import Objects
+from tscode_yolo.align.match import ABOUT_IOU, FOUND_IOU, Matches, pairwise_iou
 
 
 class Kind(IntEnum):

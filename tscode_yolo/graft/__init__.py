@@ -5,6 +5,6 @@ folder, cut and flipped at random) -> :mod:`pair` (one body, two heads) -> :mod:
 :mod:`fit`; :mod:`command` reads arguments, writes the checkpoint and measures what was kept.
 """
 
-from .command import graft, main
+from tscode_yolo.graft.command import graft, main
 
 __all__ = ["graft", "main"]
