@@ -99,6 +99,19 @@ def test_every_verb_explains_itself(verb, capsys):
     assert [k for k in keys if not re.search(rf"\b{k}\b[=: ]", said)] == []
 
 
+def test_help_takes_a_verb_behind_it_too(capsys):
+    assert cli.main(["profile", "help"]) == 0
+    said = capsys.readouterr().out
+    assert cli.main(["help", "profile"]) == 0
+    assert capsys.readouterr().out == said
+
+
+def test_an_error_is_a_traceback_where_that_is_asked_for(monkeypatch):
+    monkeypatch.setenv("TSCODE_DEBUG", "1")
+    with pytest.raises(ValueError, match="unknown verb 'profil'"):
+        cli.main(["profil"])
+
+
 def test_a_stop_is_one_line(monkeypatch, capsys):
     def stopped(name: str) -> None:
         raise KeyboardInterrupt

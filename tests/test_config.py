@@ -106,3 +106,26 @@ def test_cfg_path_finds_shipped_names_only():
     assert cfg_path("shapes.yaml").is_file()
     assert cfg_path("nobody.yaml") is None
     assert cfg_path("folder/yolo11-tscode.yaml") is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sce": False, "cls_width": 4.0, "sce_kernel": 7}, "sce_kernel, cls_width (of a head with sce: true)"),
+        ({"dpe": False, "box_depth": 2}, "box_depth (of a head with dpe: true)"),
+        ({"sce": False, "share_towers": True, "cls_width": 4.0, "sce_skip": "none"}, "sce_skip (of a head"),
+        ({"sce": False, "dpe": False, "dcn": True, "cls_depth": 1, "box_depth": 2}, ""),
+        ({"sce": False, "cls_width": 1.0}, ""),  # as it is anyway
+        ({"cls_width": 4.0, "box_depth": 2}, ""),
+        ({"preset": "stock"}, ""),
+        (HeadConfig.from_mapping({"sce": False, "cls_width": 4.0}).as_dict(), ""),  # a checkpoint's
+    ],
+)
+def test_options_that_do_nothing_are_named(options, message):
+    idle = HeadConfig.from_mapping(options).idle(options)
+    assert message in idle
+    assert bool(message) == bool(idle)
+
+
+def test_a_head_made_without_a_mapping_is_the_default_one():
+    assert HeadConfig() == HeadConfig.from_mapping()

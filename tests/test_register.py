@@ -126,6 +126,22 @@ def test_a_wrong_row_gets_one_clear_error(head, message):
         tasks.DetectionModel(tiny(head=head), verbose=False)
 
 
+def test_options_without_effect_are_a_warning(monkeypatch):
+    said: list[str] = []
+    monkeypatch.setattr("tscode_yolo.build.LOGGER.warning", said.append)
+    tasks.DetectionModel(tiny(tscode={"sce": False}), verbose=False)
+    assert said == []
+    tasks.DetectionModel(tiny(tscode={"sce": False, "cls_width": 4.0}), verbose=False)
+    assert len(said) == 1
+    assert "tscode options without effect: cls_width (of a head with sce: true)" in said[0]
+
+
+def test_a_wrong_name_is_said_before_a_backbone_is_made(monkeypatch):
+    monkeypatch.setattr("tscode_yolo.build.build_fpn", lambda d, ch: pytest.fail("made a backbone"))
+    with pytest.raises(ValueError, match="did you mean 'TSCODEDetect'"):
+        tasks.DetectionModel(tiny(head=[[[2, 3, 4], 1, "TSCODEDetct", ["nc"]]]), verbose=False)
+
+
 def test_our_layers_elsewhere_get_one_clear_error():
     with pytest.raises(ValueError, match="TSCODEDetect belongs into `head:`"):
         tasks.DetectionModel(

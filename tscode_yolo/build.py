@@ -37,29 +37,13 @@ def build_layers(d: dict[str, Any], ch: int, verbose: bool, parse: Callable[...,
     Raises:
         ValueError: a row or option of ours that is wrong.
     """
-    from ultralytics.nn import tasks  # not above: this module is imported while the host is still being imported
-
+    ours = check_rows(d)
     fpn = build_fpn(d, ch)
-    rows = d["head"]
-    ours = [i for i, row in enumerate(rows) if row[2] == NAME]
-    for name in (str(row[2]) for row in (*d["backbone"], *rows)):
-        close = difflib.get_close_matches(name.lower(), [n.lower() for n in (NAME, FPN)], n=1, cutoff=0.8)
-        if close and name not in (NAME, FPN) and not hasattr(tasks, name):  # the host has a TorchVision of its own
-            meant = NAME if close[0] == NAME.lower() else FPN
-            raise ValueError(f"{yaml_name(d)}: unknown layer '{name}'; did you mean '{meant}'?")
-    close = difflib.get_close_matches("tscode", [str(k).lower() for k in d if k != "tscode"], n=1, cutoff=0.75)
-    if ours and close:
-        raise ValueError(f"{yaml_name(d)}: unknown key '{close[0]}'; the options of {NAME} go under `tscode:`")
-    if any(row[2] == NAME for row in d["backbone"]):
-        raise ValueError(f"{yaml_name(d)}: {NAME} belongs into `head:`, as its last row; it stands in `backbone:`")
-    if not ours and d.get("tscode"):
-        raise ValueError(f"{yaml_name(d)}: options under `tscode:` need {NAME} as the last row of `head:`")
     if fpn is None and not ours:
         return parse(d, ch, verbose)
+    rows = d["head"]
     if fpn is not None:
         d = {**d, "backbone": [[-1, 1, "nn.Identity", []], *d["backbone"][1:]]}
-    if ours and ours != [len(rows) - 1]:
-        raise ValueError(f"{yaml_name(d)}: {NAME} must be the last row of `head:`, and the only one of its kind")
     if ours:
         config, rows = stock_rows(d, fpn)
     with own_log_lines() as lines:
@@ -69,6 +53,32 @@ def build_layers(d: dict[str, Any], ch: int, verbose: bool, parse: Callable[...,
         if ours:
             layers[-1] = in_place_of(layers[-1], build_head(layers[-1], config, d), lines)
     return layers, save
+
+
+def check_rows(d: Mapping[str, Any]) -> bool:
+    """Whether a model YAML has our head.
+
+    Raises:
+        ValueError: it stands in the wrong place, or a name in the YAML is almost one of ours.
+    """
+    from ultralytics.nn import tasks  # not above: this module is imported while the host is still being imported
+
+    ours = [i for i, row in enumerate(d["head"]) if row[2] == NAME]
+    for name in (str(row[2]) for row in (*d["backbone"], *d["head"])):
+        close = difflib.get_close_matches(name.lower(), [n.lower() for n in (NAME, FPN)], n=1, cutoff=0.8)
+        if close and name not in (NAME, FPN) and not hasattr(tasks, name):  # the host has a TorchVision of its own
+            meant = NAME if close[0] == NAME.lower() else FPN
+            raise ValueError(f"{yaml_name(d)}: unknown layer '{name}'; did you mean '{meant}'?")
+    keys = difflib.get_close_matches("tscode", [str(k).lower() for k in d if k != "tscode"], n=1, cutoff=0.75)
+    if ours and keys:
+        raise ValueError(f"{yaml_name(d)}: unknown key '{keys[0]}'; the options of {NAME} go under `tscode:`")
+    if any(row[2] == NAME for row in d["backbone"]):
+        raise ValueError(f"{yaml_name(d)}: {NAME} belongs into `head:`, as its last row; it stands in `backbone:`")
+    if not ours and d.get("tscode"):
+        raise ValueError(f"{yaml_name(d)}: options under `tscode:` need {NAME} as the last row of `head:`")
+    if ours and ours != [len(d["head"]) - 1]:
+        raise ValueError(f"{yaml_name(d)}: {NAME} must be the last row of `head:`, and the only one of its kind")
+    return bool(ours)
 
 
 @contextlib.contextmanager
@@ -120,6 +130,8 @@ def stock_rows(d: Mapping[str, Any], fpn: Any) -> tuple[HeadConfig, list[Any]]:
     args, options = split_row([[0] * 2 if whole else source, number, NAME, args], d)
     with errors_name(d):
         config = HeadConfig.from_mapping(d.get("tscode"), options)
+    if idle := config.idle({**(d.get("tscode") or {}), **(options or {})}):
+        LOGGER.warning(f"{yaml_name(d)}: {idle}")
     if whole:
         maps = list(enumerate(fpn.out_channels))[not config.finer :]
         rows += [[0, 1, "Index", [channels, i]] for i, channels in maps]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import os
 import re
 import sys
 from itertools import pairwise
@@ -67,7 +68,8 @@ def usage() -> str:
     verbs = "\n".join(f"  {name:<9} {what}" for name, (_, what) in VERBS.items())
     return (
         f"tscode {__version__}: TSCODE heads for Ultralytics YOLO\n\nusage: tscode VERB key=value ...\n\n{verbs}\n\n"
-        "Training, validation, prediction and export are the host's: yolo train model=tscode.yaml data=shapes.yaml"
+        "`tscode help VERB` says what it takes; with TSCODE_DEBUG=1 in the environment an error is a traceback.\n"
+        "Training, validation, prediction and export are the host's: yolo train model=tscoden.yaml data=shapes.yaml"
     )
 
 
@@ -91,8 +93,13 @@ def explanation(verb: str, module: ModuleType) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point of the console script; returns the exit code (2: the command line is at fault)."""
+    """Entry point of the console script; returns the exit code (2: the command line is at fault).
+
+    With ``TSCODE_DEBUG=1`` in the environment an error is a traceback instead of one line.
+    """
     argv = sys.argv[1:] if argv is None else argv
+    if len(argv) == 2 and argv[0] == "help" and argv[1] in VERBS:
+        argv = argv[::-1]
     if not argv or argv[0] in ("help", "-h", "--help"):
         print(usage())
         return 0
@@ -109,6 +116,8 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         return run(parse(rest))
     except (ValueError, OSError, ImportError, FloatingPointError) as e:
+        if os.environ.get("TSCODE_DEBUG", "0") != "0":
+            raise
         print(f"tscode: {e}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -32,12 +32,13 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # The contexts where objects are smallest: on the coarser levels too they cost time, for less than seeds tell apart.
-    "yolo": {"sce_at": (0,), "dpe_at": (0,)},
+    "yolo": {},
     # The stock head and DPE's terms, which start as nothing: all stock weights move, and it starts as the stock model.
-    "stock": {"sce": False, "dpe_width": None, "box_depth": 2},
+    "stock": {"sce": False, "sce_at": None, "dpe_at": None, "dpe_width": None, "box_depth": 2},
     # Section 3, Tables 1-3: 256-channel pyramid, everything shared over levels, GroupNorm, towers 2 x 512 and 4 x 256.
     "paper": {
+        "sce_at": None,
+        "dpe_at": None,
         "lqe": False,
         "one2one_sce": True,
         "sce_skip": "none",
@@ -58,6 +59,17 @@ PRESETS: dict[str, dict[str, Any]] = {
         "pred_kernel": 3,
     },
 }
+
+# A switch, the options of its context, those of its tower, and what has that tower built without the context too.
+IDLE_WITHOUT = (
+    (
+        "sce",
+        ("sce_at", "sce_down", "sce_kernel", "sce_coarser", "sce_width", "sce_skip", "one2one_sce"),
+        ("cls_conv", "cls_width", "cls_depth", "cls_kernel"),
+        ("share_towers", "dcn", "dpe_neck"),
+    ),
+    ("dpe", ("dpe_at", "dpe_levels"), ("box_conv", "box_width", "box_depth"), ("share_towers", "dcn")),
+)
 
 
 @dataclass(frozen=True)
@@ -121,8 +133,9 @@ class HeadConfig:
     finer: bool = False
     sce: bool = True
     dpe: bool = True
-    sce_at: tuple[int, ...] | None = None
-    dpe_at: tuple[int, ...] | None = None
+    # Where objects are smallest: on the coarser levels too contexts cost time, for less than seeds tell apart.
+    sce_at: tuple[int, ...] | None = (0,)
+    dpe_at: tuple[int, ...] | None = (0,)
     sce_down: str = "conv"
     sce_kernel: int = 3
     sce_coarser: bool = True
@@ -228,9 +241,27 @@ class HeadConfig:
                 raise ValueError(unknown_name("tscode option", str(name), [*known, "preset"]))
         values = {**PRESETS[preset], **given}
         if given.get("share_down") or given.get("share_towers"):  # over all levels
-            values = {k: v for k, v in values.items() if k in given or k not in ("sce_at", "dpe_at")}
+            values = {"sce_at": None, "dpe_at": None, **values}
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**values)
+
+    def idle(self, given: Mapping[str, Any]) -> str:
+        """What somebody should know whose options do nothing here, or nothing (an empty text).
+
+        Args:
+            given: options as they were written. With all of them, as a checkpoint keeps them, none was asked for.
+        """
+        fields = {f.name: f.default for f in dataclasses.fields(self)}
+        if set(fields) <= set(given):
+            return ""
+        off = []
+        for switch, its_own, of_its_tower, rebuilt_by in IDLE_WITHOUT:
+            if not getattr(self, switch):
+                rebuilt = any(getattr(self, name) for name in rebuilt_by)
+                idle = [n for n in (*its_own, *(() if rebuilt else of_its_tower)) if n in given]
+                idle = [n for n in idle if getattr(self, n) != fields[n]]
+                off += [f"{', '.join(idle)} (of a head with {switch}: true)"] if idle else []
+        return f"tscode options without effect: {'; '.join(off)}" if off else ""
 
     def as_dict(self) -> dict[str, Any]:
         """All options as plain Python values: what a checkpoint keeps, and what `from_mapping` takes back."""

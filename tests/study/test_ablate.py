@@ -125,6 +125,12 @@ def test_a_bad_grid_is_explained(tmp_path, content, message):
         read_grid(str(tmp_path / "grid.yaml"))
 
 
+def test_a_row_whose_options_do_nothing_is_no_row(tmp_path):
+    rows = [{"label": "base", "options": {}}, {"label": "wide", "options": {"cls_width": 2.0}}]
+    with pytest.raises(ValueError, match=r"row 'wide': .* without effect: cls_width \(of a head with sce: true\)"):
+        write_arms("yolo26n-tscode.yaml", rows, tmp_path)
+
+
 def test_a_wrong_name_is_explained(drawn):
     with pytest.raises(ValueError, match="expected table1, table2, table3 or a YAML file"):
         main({"data": str(drawn), "grid": "table9"})

@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml
 
+from tscode_yolo.config import HeadConfig
 from tscode_yolo.study.arguments import OWN_KEYS, as_list, as_text, existing, take, unknown
 from tscode_yolo.study.compare import carry_out
 from tscode_yolo.study.inventory import dataset_name
@@ -156,6 +157,8 @@ def write_arms(base: str, rows: list[dict[str, Any]], folder: Path) -> tuple[lis
                 arms.append(Arm(name, resolve_model(str(row["model"])), str(row["label"])))
             else:
                 options = {**(content.get("tscode") or {}), **row["options"]}
+                if idle := HeadConfig.from_mapping(options).idle(row["options"]):
+                    raise ValueError(f"row {row['label']!r}: {idle}; it would be the row without them")
                 file = folder / f"{name}.yaml"
                 text = yaml.safe_dump({**content, "tscode": options}, sort_keys=False)
                 changed = file.is_file() and file.read_text(encoding="utf-8") != text
