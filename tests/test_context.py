@@ -71,7 +71,7 @@ def test_dpe_reads_exactly_its_levels(levels, finer_ch):
     c2, *p = maps(64, 96, [4, 8, 12, 16], [4, 8, 16, 32])
     for t in (c2, *p):
         t.requires_grad_()
-    dpe = DetailPreservingEncoding([8, 12, 16], finer_ch, levels=levels, width=8)
+    dpe = DetailPreservingEncoding([8, 12, 16], finer_ch, offsets=levels, width=8)
     dpe(p, c2 if finer_ch else None)[1].sum().backward()  # P4, which has neighbours on both sides but no P_{l+2}
     read = {offset for offset, t in ((-1, p[0]), (0, p[1]), (1, p[2])) if t.grad is not None}
     assert read == set(levels) - {2}

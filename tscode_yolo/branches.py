@@ -34,7 +34,7 @@ def box_branch(
         dpe = DetailPreservingEncoding(
             ch,
             finer_ch,
-            levels=config.dpe_levels,
+            offsets=config.dpe_levels,
             width=width,
             kind=config.down_conv,
             shared=_can_share(config.share_down, ch, width, "dpe_width"),

@@ -92,12 +92,11 @@ class SemanticContextEncoding(_Encoding):
         # One conv for all levels needs one input width; without sharing the stride-2 conv changes the width itself.
         self.laterals = nn.ModuleList(_project(c, w, norm) if shared else nn.Identity() for c, w in zip(ch, widths))
         down_ch = widths if shared else list(ch)
-        pairs = [(c, w) for c, w in zip(down_ch, widths)]
+        pairs = list(zip(down_ch, widths))
         if down == "conv":
             pairs = pairs[:1] if shared else pairs
-            levels = n if shared else 1
             self.down = nn.ModuleList(
-                conv_block(c, w, kernel, 2, kind=kind, act=act, norm=norm, levels=levels)
+                conv_block(c, w, kernel, 2, kind=kind, act=act, norm=norm, levels=n if shared else 1)
                 if i in self.at
                 else nn.Identity()
                 for i, (c, w) in enumerate(pairs)
@@ -112,8 +111,9 @@ class SemanticContextEncoding(_Encoding):
         self.coarse = nn.ModuleList(
             _project(c, w, norm) if i in self.at else nn.Identity() for i, (c, w) in enumerate(coarse)
         )
-        above = [w for _, w in coarse] + [widths[-1] if coarser and even_channels else 0] if coarser else [0] * n
-        self.out_channels = [w + a if i in self.at else ch[i] for i, (w, a) in enumerate(zip(widths, above))]
+        added = [w for _, w in coarse] or [0] * (n - 1)  # channels of P_{l+1}
+        added.append(widths[-1] if coarser and even_channels else 0)  # P_L has none
+        self.out_channels = [w + a if i in self.at else ch[i] for i, (w, a) in enumerate(zip(widths, added))]
 
     def forward(self, pyramid: Sequence[Tensor]) -> list[Tensor]:
         """L maps (B, C_l, H_l, W_l), finest first, to L maps (B, out_channels[l], ceil(H_l/2), ceil(W_l/2)).
@@ -126,7 +126,7 @@ class SemanticContextEncoding(_Encoding):
             if level not in self.at:
                 out.append(p)
                 continue
-            halved = _at(self.down, level, p)
+            halved = _apply_at(self.down, level, p)
             if self.coarser and level + 1 < len(pyramid):
                 halved = torch.cat((halved, self.coarse[level](pyramid[level + 1])), 1)
             elif self.coarser and self.even_channels:
@@ -152,7 +152,7 @@ class DetailPreservingEncoding(_Encoding):
         ch: Sequence[int],
         finer_ch: int | None = None,
         *,
-        levels: Sequence[int] = (-1, 0, 1),
+        offsets: Sequence[int] = (-1, 0, 1),
         width: int | None = None,
         kind: str = "dense",
         shared: bool = False,
@@ -165,7 +165,7 @@ class DetailPreservingEncoding(_Encoding):
         Args:
             ch: channels of P_l, finest level first; at least two levels.
             finer_ch: channels of the map below the finest level (C2 for P3), or None without one.
-            levels: offsets of the levels that take part, among -1, 0, 1, 2 (Table 3); -1 or 0 among them.
+            offsets: of the levels that take part, among -1, 0, 1, 2 (Table 3); -1 or 0 among them.
             width: channels of the sum; None keeps each level's own.
             kind: "dense", "separable" or "linear" stride-2 conv, see `conv_block`.
             shared: one stride-2 conv for all levels.
@@ -175,7 +175,6 @@ class DetailPreservingEncoding(_Encoding):
         """
         super().__init__()
         n = len(ch)
-        self.levels = tuple(levels)
         self.at = _levels("dpe_at", at, n)
         widths = [width or c for c in ch]
         self.out_channels = [w if i in self.at else c for i, (w, c) in enumerate(zip(widths, ch))]
@@ -184,23 +183,23 @@ class DetailPreservingEncoding(_Encoding):
             """P_{level + offset} to the channels asked for, if the level is encoded."""
             return _project(ch[level + offset], width, norm) if level in self.at else nn.Identity()
 
-        self.same = nn.ModuleList(project(i, 0, widths[i]) for i in range(n)) if 0 in levels else None
-        self.above = nn.ModuleList(project(i, 1, widths[i]) for i in range(n - 1)) if 1 in levels else None
-        self.above2 = nn.ModuleList(project(i, 2, widths[i]) for i in range(n - 2)) if 2 in levels else None
+        self.same = nn.ModuleList(project(i, 0, widths[i]) for i in range(n)) if 0 in offsets else None
+        self.above = nn.ModuleList(project(i, 1, widths[i]) for i in range(n - 1)) if 1 in offsets else None
+        self.above2 = nn.ModuleList(project(i, 2, widths[i]) for i in range(n - 2)) if 2 in offsets else None
         # What is added at the size of P_{l-1} has the channels of P_{l-1}: the small map is projected, not the large.
         below = [c if i in self.at else 0 for i, c in enumerate((finer_ch or 0, *ch[:-1]))]
         self.first = 0 if finer_ch else 1  # the first level that has a finer one
         self.detail: Any = None
         self.finer_lateral: Any = None
         self.same_up: Any = None
-        lonely = 0 not in levels and self.first == 1  # the finest level has nothing to add up but itself
+        lonely = 0 not in offsets and self.first == 1  # the finest level has nothing to add up but itself
         self.alone = project(0, 0, widths[0]) if lonely else None
-        if -1 in levels:
+        if -1 in offsets:
             added = [width if c and width and shared else c for c in below]
             self.finer_lateral = nn.ModuleList(
                 _project(c, a, norm) if c else nn.Identity() for c, a in zip(below, added)
             )
-            if 0 in levels:
+            if 0 in offsets:
                 self.same_up = nn.ModuleList(project(i, 0, added[i]) if added[i] else nn.Identity() for i in range(n))
             pairs = [(a, w) for a, w in zip(added, widths) if a]
             if shared:
@@ -210,7 +209,7 @@ class DetailPreservingEncoding(_Encoding):
                     of_sums(conv_block(a, w, 3, 2, kind=kind, act=act, norm=norm)) if a else nn.Identity()
                     for a, w in zip(added, widths)
                 )
-        if 0 in levels and act == "silu":
+        if 0 in offsets and act == "silu":
             for module in (*(self.above or ()), *(self.above2 or ()), *(self.detail or ())):
                 _start_at_zero(module)
 
@@ -253,7 +252,7 @@ class DetailPreservingEncoding(_Encoding):
         """DConv(up(P_l) + P_{l-1}), the size of P_l."""
         below = self.finer_lateral[level](pyramid[level - 1] if level else finer)
         if self.same_up is None:
-            return _at(self.detail, level, below)
+            return _apply_at(self.detail, level, below)
         small, block = self.same_up[level](pyramid[level]), self.detail[level if len(self.detail) > 1 else 0]
         if (
             isinstance(block, DownOfSum)
@@ -288,6 +287,6 @@ def _project(c1: int, c2: int, norm: str) -> nn.Module:
     return nn.Identity() if c1 == c2 else conv_block(c1, c2, 1, act=None, norm=norm)
 
 
-def _at(modules: nn.ModuleList, level: int, x: Tensor) -> Tensor:
+def _apply_at(modules: nn.ModuleList, level: int, x: Tensor) -> Tensor:
     """Apply the level's own module, or the one that all levels share."""
     return run_level(modules[level if len(modules) > 1 else 0], x, level)

@@ -190,20 +190,20 @@ class TSCODEDetect(Detect):
                 dpe.keep_kernels()
         detail = levels if dpe is None else dpe(levels, x[0] if self.finer else None)
         loc = [_features(box_head, g, i) for i, g in enumerate(detail)]
-        boxes = [_at(box_head, i)[-1](g) for i, g in enumerate(loc)]
+        box_maps = [_for_level(box_head, i)[-1](g) for i, g in enumerate(loc)]
         if box_scale is not None:
-            boxes = [box_scale(b, i) for i, b in enumerate(boxes)]
-        said, estimate = _flat(boxes), None
+            box_maps = [box_scale(b, i) for i, b in enumerate(box_maps)]
+        boxes, estimate = _flat(box_maps), None
         if self.lqe_in_boxes:
-            said, estimate = said.split([4 * self.reg_max, 1], 1)
+            boxes, estimate = boxes.split([4 * self.reg_max, 1], 1)
         elif lqe is not None:
-            estimate = _flat(_at(lqe, i)(g) for i, g in enumerate(loc))
-        preds: dict[str, Any] = {"boxes": said, "feats": levels}
+            estimate = _flat(_for_level(lqe, i)(g) for i, g in enumerate(loc))
+        preds: dict[str, Any] = {"boxes": boxes, "feats": levels}
         if quality is not None:
             preds["quality"] = quality(loc)
         base = detail if self.dpe_neck else levels
         sem = base if sce is None else sce(base)
-        scores = [_at(cls_head, i)[-1](_features(cls_head, g, i)) for i, g in enumerate(sem)]
+        scores = [_for_level(cls_head, i)[-1](_features(cls_head, g, i)) for i, g in enumerate(sem)]
         for i in sce.at if sce is not None else ():
             if cls_skip is not None:
                 scores[i] = add_quadrants(cls_skip[i](base[i]), scores[i])
@@ -339,14 +339,14 @@ def _rebuilt(options: Mapping[str, Any]) -> bool:
     return any(options.get(name) for name in ("share_towers", "dcn", "dpe_neck"))
 
 
-def _at(modules: Any, level: int) -> Any:
+def _for_level(modules: Any, level: int) -> Any:
     """The level's own module, or the one that all levels share."""
     return modules[level if len(modules) > 1 else 0]
 
 
 def _features(towers: Any, x: Tensor, level: int) -> Tensor:
     """What the level's tower gives its predictor: (B, C, H, W)."""
-    for block in list(_at(towers, level))[:-1]:
+    for block in list(_for_level(towers, level))[:-1]:
         x = run_level(block, x, level)
     return x
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 from ultralytics.nn.modules.block import DFL
 
-IN_PLACE = ("onnx",)  # exports that gain, see docs/exports.md; OpenVINO was measured not to
+IN_PLACE = ("onnx",)  # exports that gain, see docs/cost.md; OpenVINO was measured not to
 
 
 class Integral(DFL):

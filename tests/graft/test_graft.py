@@ -128,20 +128,20 @@ def test_fewer_images_than_a_batch_are_seen_more_than_once(folder):
 
 @pytest.mark.parametrize("reg_max", [1, 4])
 def test_heads_that_say_the_same_are_not_apart(reg_max):
-    said = {"boxes": torch.randn(2, 4 * reg_max, 5).abs() + 0.1, "scores": torch.randn(2, 3, 5)}
-    parts = distance(said, {k: v.clone() for k, v in said.items()}, reg_max)
+    student = {"boxes": torch.randn(2, 4 * reg_max, 5).abs() + 0.1, "scores": torch.randn(2, 3, 5)}
+    parts = distance(student, {k: v.clone() for k, v in student.items()}, reg_max)
     assert {*parts, "hint"} == set(PARTS)
     assert all(abs(v.item()) < 1e-5 for v in parts.values())
 
 
 def test_distance_by_hand():
     """One anchor point, one class: the teacher is sure by 0.8 of a box 2x2, the student by 0.5 of one of 4x2."""
-    told = {
+    teacher = {
         "boxes": torch.tensor([1.0, 1.0, 1.0, 1.0]).view(1, 4, 1),
         "scores": torch.tensor(0.8).logit().view(1, 1, 1),
     }
-    said = {"boxes": torch.tensor([1.0, 1.0, 3.0, 1.0]).view(1, 4, 1), "scores": torch.zeros(1, 1, 1)}
-    parts = distance(told, said, 1)
+    student = {"boxes": torch.tensor([1.0, 1.0, 3.0, 1.0]).view(1, 4, 1), "scores": torch.zeros(1, 1, 1)}
+    parts = distance(teacher, student, 1)
     # The weights sum to 0.8, which counts as 1: few sure anchor points must not blow the loss up.
     kl = 0.8 * math.log(0.8 / 0.5) + 0.2 * math.log(0.2 / 0.5)
     assert_close(parts["cls"] / GAINS["cls"], torch.tensor(kl), rtol=1e-4, atol=1e-5)
@@ -154,15 +154,18 @@ def test_distance_by_hand():
 
 def test_distance_of_distributions_by_hand():
     """Sides over two bins, half-half there and 0.9 to 0.1 here; every side alike, weight 4 of 4 anchor points."""
-    told = {"boxes": torch.zeros(1, 8, 4), "scores": torch.full((1, 1, 4), 30.0)}
-    said = {"boxes": torch.tensor([0.9, 0.1]).log().repeat(4).view(1, 8, 1).repeat(1, 1, 4), "scores": told["scores"]}
+    teacher = {"boxes": torch.zeros(1, 8, 4), "scores": torch.full((1, 1, 4), 30.0)}
+    student = {
+        "boxes": torch.tensor([0.9, 0.1]).log().repeat(4).view(1, 8, 1).repeat(1, 1, 4),
+        "scores": teacher["scores"],
+    }
     kl = 0.5 * math.log(0.5 / 0.9) + 0.5 * math.log(0.5 / 0.1)
-    assert_close(distance(told, said, 2)["dfl"] / GAINS["dfl"], torch.tensor(kl), rtol=1e-4, atol=1e-5)
+    assert_close(distance(teacher, student, 2)["dfl"] / GAINS["dfl"], torch.tensor(kl), rtol=1e-4, atol=1e-5)
 
 
 def test_hints_are_the_share_of_variance_that_is_missing():
-    told = [torch.tensor([0.0, 2.0]).view(1, 1, 1, 2), torch.tensor([5.0, 7.0]).view(1, 1, 1, 2)]  # variance 2
-    assert_close(hint(told, [told[0] + 1, told[1]]) / GAINS["hint"], torch.tensor(0.25))  # 1 / 2 and nothing
+    teacher = [torch.tensor([0.0, 2.0]).view(1, 1, 1, 2), torch.tensor([5.0, 7.0]).view(1, 1, 1, 2)]  # variance 2
+    assert_close(hint(teacher, [teacher[0] + 1, teacher[1]]) / GAINS["hint"], torch.tensor(0.25))  # 1 / 2 and nothing
 
 
 @pytest.mark.parametrize("options", [{"sce": True}, {"sce": False}, {"sce_at": [0], "dpe_at": [0], "sce": True}])
@@ -182,9 +185,9 @@ def test_merging_bridges_changes_nothing(make_teacher, make_yaml, tmp_path, name
     branches = [getattr(pair.student, name) for name in ("one2many", "one2one")[: len(before)]]
     after = [pair.student.forward_head(list(pair.body(images)), **branch) for branch in branches]
     for bridged, merged in zip(before, after):
-        for task, said in bridged.items():
-            assert merged[task].shape == said.told.shape
-            assert_close(merged[task], said.said, rtol=1e-4, atol=1e-4)
+        for task, student in bridged.items():
+            assert merged[task].shape == student.teacher.shape
+            assert_close(merged[task], student.student, rtol=1e-4, atol=1e-4)
     assert not options["sce"] or pair.student.cls_skip[0][-1].bias is None
 
 
@@ -194,7 +197,7 @@ def test_a_branch_like_the_stock_heads_starts_as_the_teacher(teacher, make_yaml,
     pair = Pair(YOLO(teacher).model.float(), DetectionModel(model, nc=3))
     pair.student.eval()
     scores = pair.predict(torch.rand(1, 3, 96, 96))[0]["scores"]
-    assert_close(scores.said, scores.told, rtol=1e-3, atol=1e-3)
+    assert_close(scores.student, scores.teacher, rtol=1e-3, atol=1e-3)
 
 
 def test_a_graft_moves_the_body_and_teaches_the_head(teacher, student, folder, tmp_path):

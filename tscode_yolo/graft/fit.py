@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from tscode_yolo.graft.loss import PARTS, distance, hint
-from tscode_yolo.graft.pair import Pair, Said
+from tscode_yolo.graft.pair import Pair, Predictions
 
 WARMUP = 0.05  # share of the budget in which the rate rises
 CLIP = 10.0  # norm of the gradient, as in the host's trainer
@@ -60,23 +60,23 @@ def fit(
     """
     optimizer = torch.optim.AdamW(_groups(pair.student), lr=rate, betas=(0.9, 0.999))
     scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
-    course, start, said = Course(), time.monotonic(), list[dict[str, float]]()
-    columns = (TextColumn("fitting"), BarColumn(), TextColumn("{task.fields[said]}"), TimeRemainingColumn())
+    course, start, steps = Course(), time.monotonic(), list[dict[str, float]]()
+    columns = (TextColumn("fitting"), BarColumn(), TextColumn("{task.fields[state]}"), TimeRemainingColumn())
     with Progress(*columns, transient=True, disable=quiet) as progress:
-        bar = progress.add_task("", total=1.0, said="")
+        bar = progress.add_task("", total=1.0, state="")
         try:
             while (done := _done(budget, course.steps, start)) < 1:
                 images, unreadable = next(source)
                 for group in optimizer.param_groups:
                     group["lr"] = rate * _schedule(done)
-                said.append(_step(pair, images.to(device), optimizer, scaler))
+                steps.append(_step(pair, images.to(device), optimizer, scaler))
                 course.steps, course.images = course.steps + 1, course.images + len(images)
                 course.unreadable += unreadable
                 if _done(budget, course.steps, start) >= 0.1 * (len(course.losses) + 1):
-                    course.losses.append({n: sum(p[n] for p in said) / len(said) for n in PARTS})
-                    said = []
+                    course.losses.append({n: sum(p[n] for p in steps) / len(steps) for n in PARTS})
+                    steps = []
                 losses = ", ".join(f"{n} {v:.3f}" for n, v in (course.losses[-1] if course.losses else {}).items())
-                progress.update(bar, completed=done, said=f"step {course.steps}  {losses}")
+                progress.update(bar, completed=done, state=f"step {course.steps}  {losses}")
         except KeyboardInterrupt:
             course.stopped = True
     pair.merge()
@@ -105,11 +105,11 @@ def _step(
     return {name: sum(p[name].item() for p in parts) for name in PARTS}
 
 
-def _parts(branch: dict[str, Said], reg_max: int) -> dict[str, Tensor]:
+def _parts(branch: dict[str, Predictions], reg_max: int) -> dict[str, Tensor]:
     """The parts of the loss in one branch."""
-    told, said = ({task: getattr(s, side) for task, s in branch.items()} for side in ("told", "said"))
-    hints = [hint(s.told_features, s.said_features) for s in branch.values()]
-    return {**distance(told, said, reg_max), "hint": torch.stack(hints).sum()}
+    teacher, student = ({task: getattr(s, side) for task, s in branch.items()} for side in ("teacher", "student"))
+    hints = [hint(s.teacher_features, s.student_features) for s in branch.values()]
+    return {**distance(teacher, student, reg_max), "hint": torch.stack(hints).sum()}
 
 
 def _done(budget: Budget, steps: int, start: float) -> float:

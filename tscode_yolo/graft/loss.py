@@ -19,24 +19,24 @@ GAINS = {**{name: float(DEFAULT_CFG_DICT[name]) for name in ("box", "cls", "dfl"
 PARTS = tuple(GAINS)
 
 
-def distance(told: dict[str, Tensor], said: dict[str, Tensor], reg_max: int) -> dict[str, Tensor]:
+def distance(teacher: dict[str, Tensor], student: dict[str, Tensor], reg_max: int) -> dict[str, Tensor]:
     """Weighted parts of the loss on raw predictions.
 
     Args:
-        told: the teacher's boxes (B, 4 reg_max, A), distances in strides or DFL logits, and score logits (B, nc, A).
-        said: the student's, of the same shapes.
+        teacher: the teacher's boxes (B, 4 reg_max, A), distances in strides or DFL logits, and score logits (B, nc, A).
+        student: the student's, of the same shapes.
         reg_max: DFL bins; 1 for plain distances.
 
     Returns:
         box, cls and dfl, scalars that are 0 where the two say the same.
     """
-    p = told["scores"].float().sigmoid()
-    scores = said["scores"].float()
+    p = teacher["scores"].float().sigmoid()
+    scores = student["scores"].float()
     least = F.binary_cross_entropy(p, p, reduction="sum")  # the entropy: what no student can get below
     weight = p.amax(1)  # (B, A)
     total = weight.sum().clamp(min=1)
     parts = {"cls": (F.binary_cross_entropy_with_logits(scores, p, reduction="sum") - least) / total}
-    theirs, ours = (x["boxes"].float().unflatten(1, (4, reg_max)) for x in (told, said))
+    theirs, ours = (x["boxes"].float().unflatten(1, (4, reg_max)) for x in (teacher, student))
     iou = complete_box_iou_loss(_decoded(ours), _decoded(theirs), reduction="none")
     parts["box"] = (iou * weight.flatten()).sum() / total
     if reg_max > 1:
@@ -47,9 +47,9 @@ def distance(told: dict[str, Tensor], said: dict[str, Tensor], reg_max: int) -> 
     return {name: GAINS[name] * part for name, part in parts.items()}
 
 
-def hint(told: list[Tensor], said: list[Tensor]) -> Tensor:
+def hint(teacher: list[Tensor], student: list[Tensor]) -> Tensor:
     """Share of the variance of the teacher's features (B, D, H, W), level by level, that the student's do not have."""
-    shares = [F.mse_loss(s.float(), t.float()) / t.float().var().clamp(min=1e-6) for t, s in zip(told, said)]
+    shares = [F.mse_loss(s.float(), t.float()) / t.float().var().clamp(min=1e-6) for t, s in zip(teacher, student)]
     return GAINS["hint"] * torch.stack(shares).mean()
 
 

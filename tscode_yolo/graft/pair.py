@@ -23,20 +23,20 @@ TASKS = {"boxes": ("cv2", ()), "scores": ("cv3", ("cls_skip",))}  # teacher's to
 
 
 @dataclass
-class Said:
+class Predictions:
     """What two heads say of one task in one branch.
 
     Attributes:
-        told: the teacher's raw predictions (B, K, A).
-        said: the student's.
-        told_features: per level, what the teacher's predictor reads: (B, D, H, W).
-        said_features: likewise the student's.
+        teacher: the teacher's raw predictions (B, K, A).
+        student: the student's.
+        teacher_features: per level, what the teacher's predictor reads: (B, D, H, W).
+        student_features: likewise the student's.
     """
 
-    told: Tensor
-    said: Tensor
-    told_features: list[Tensor]
-    said_features: list[Tensor]
+    teacher: Tensor
+    student: Tensor
+    teacher_features: list[Tensor]
+    student_features: list[Tensor]
 
 
 class Pair:
@@ -70,7 +70,7 @@ class Pair:
                 f"weights= and model= have different backbones or necks: {len(left)} tensors do not fit, first "
                 f"{left[0]}. Take the same family and scale, e.g. weights=yolo11n.pt model=yolo11n-tscode.yaml"
             )
-        self.body = _without_head(model).eval().requires_grad_(False)
+        self.body = _ending_in_maps(model).eval().requires_grad_(False)
         self.teacher.eval().requires_grad_(False)
         self.student.train().requires_grad_(True)
         self.prefixes = ("", "one2one_") if _twins(self.teacher) else ("",)
@@ -94,7 +94,7 @@ class Pair:
                         )
         return found
 
-    def predict(self, images: Tensor) -> list[dict[str, Said]]:
+    def predict(self, images: Tensor) -> list[dict[str, Predictions]]:
         """What the two heads say of each task: one entry, or one each for the two branches of an end-to-end head.
 
         Args:
@@ -104,7 +104,7 @@ class Pair:
             maps = self.body(images)
         return [self._branch(prefix, list(maps)) for prefix in self.prefixes]
 
-    def _branch(self, prefix: str, maps: list[Tensor]) -> dict[str, Said]:
+    def _branch(self, prefix: str, maps: list[Tensor]) -> dict[str, Predictions]:
         levels = maps[self.student.finer :]
         branches = dict(self.student.one2one if prefix else self.student.one2many)
         branches["lqe"] = None  # starts at zero and stays there: the stock head has no such term
@@ -116,10 +116,10 @@ class Pair:
                 theirs = [tower[:-1](p) for tower, p in zip(towers, levels)]
             flat = features[task].split([p.shape[-2] * p.shape[-1] for p in levels], -1)
             ours = [f.unflatten(-1, p.shape[-2:]) for f, p in zip(flat, levels)]
-            told, said = (
+            teacher, student = (
                 torch.cat([tower[-1](f).flatten(2) for tower, f in zip(towers, side)], -1) for side in (theirs, ours)
             )
-            out[task] = Said(told, said, theirs, ours)
+            out[task] = Predictions(teacher, student, theirs, ours)
         return out
 
     def merge(self) -> None:
@@ -205,7 +205,7 @@ class _Maps(nn.Module):
         return list(maps)
 
 
-def _without_head(model: Any) -> Any:
+def _ending_in_maps(model: Any) -> Any:
     """A view of the model that shares its tensors and ends in what reaches the head."""
     view = copy.copy(model)
     view._modules = {**model._modules, "model": nn.Sequential(*model.model[:-1], _Maps(model.model[-1]))}
