@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from ultralytics.data.utils import IMG_FORMATS, check_det_dataset
+from ultralytics.data.utils import IMG_FORMATS
 from ultralytics.utils import ASSETS
 
 from tscode_yolo import register
@@ -24,7 +24,17 @@ from tscode_yolo.parity import exported, variants, worker
 from tscode_yolo.parity.judge import FAIL, PASS, Tolerances, judge
 from tscode_yolo.parity.measure import Setting
 from tscode_yolo.parity.table import console_table, markdown
-from tscode_yolo.study.arguments import as_count, as_list, existing, take_only
+from tscode_yolo.study.arguments import (
+    as_count,
+    as_flag,
+    as_list,
+    as_side,
+    as_text,
+    take_only,
+    weights_file,
+    writable,
+)
+from tscode_yolo.study.loading import data_yaml
 from tscode_yolo.study.profile import load
 from tscode_yolo.study.provenance import provenance
 from tscode_yolo.study.storage import write_json, write_whole
@@ -42,15 +52,16 @@ def main(args: dict[str, Any]) -> int:
         0 if at least one export passed and none failed; with ``strict=true`` also none was left out; else 1.
     """
     given = take_only(args, KEYS, required=("model",))
-    files = {k: given.pop(k, None) for k in ("json", "md")}
-    strict = bool(given.pop("strict", False))
+    files = {k: writable(k, given.pop(k)) for k in ("json", "md") if given.get(k)}
+    strict = as_flag("strict", given.pop("strict", False))
+    given = {k: v for k, v in given.items() if k not in ("json", "md")}
     report = parity(**given)
     console = Console()
     (console if console.is_terminal else Console(width=180)).print(console_table(report))
-    if files["json"]:
-        write_json(Path(str(files["json"])), report)
-    if files["md"]:
-        write_whole(Path(str(files["md"])), lambda p: _write(p, markdown(report)))
+    if "json" in files:
+        write_json(files["json"], report)
+    if "md" in files:
+        write_whole(files["md"], lambda p: _write(p, markdown(report)))
     verdicts = [row["verdict"] for row in report["rows"]]
     return 0 if PASS in verdicts and FAIL not in verdicts and (not strict or set(verdicts) == {PASS}) else 1
 
@@ -75,14 +86,14 @@ def parity(
     """Hold exports of a checkpoint against PyTorch.
 
     Args:
-        model: checkpoint of a detection model, trained: random weights prove little.
+        model: checkpoint of a detection model, trained (random weights prove little); official ones are fetched.
         baseline: checkpoint of the stock head, put through the same.
         formats: among `tscode_yolo.parity.variants.NEEDS`, or ``all``.
         variants: words as in `tscode_yolo.parity.variants`, or ``all``.
         data: data YAML: images from its validation split, AP on it, int8 calibrated on its training split.
         source: folder of images instead; without both, the two photographs the host ships.
         count: images to compare on.
-        imgsz: side of the input in pixels.
+        imgsz: side of the input in pixels, a multiple of 32; other sizes go into `variants`, as 480x640.
         conf: threshold of detections.
         rounds: of timing; 0 for none.
         timeout: seconds a format may take.
@@ -98,16 +109,17 @@ def parity(
         ValueError, FileNotFoundError: an argument that makes no sense.
     """
     register.register()
-    weights = existing("model", model)
-    stock = existing("baseline", baseline) if baseline else None
+    weights = weights_file("model", model)
+    stock = weights_file("baseline", baseline) if baseline else None
     for file in filter(None, (weights, stock)):
         load(str(file))  # a clear error now rather than one in every process
     tolerances = Tolerances(as_limit("boxes", boxes), as_limit("scores", scores), as_limit("ap", ap))
     conf, timeout = as_limit("conf", conf, most=1.0), as_limit("timeout", timeout)
-    labels = str(existing("data", data)) if data else None
+    labels = as_text("data", data) if data else None
+    labels = str(Path(labels).expanduser().absolute()) if labels and Path(labels).expanduser().is_file() else labels
     images = pick_images(labels, source, as_count("count", count))
     least = 0 if rounds == 0 else 2
-    setting = Setting(images, labels, conf, tolerances.scores, as_count("rounds", rounds, least), check_side(imgsz), {})
+    setting = Setting(images, labels, conf, tolerances.scores, as_count("rounds", rounds, least), as_side(imgsz), {})
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         for fmt, words in plan(formats, variants, setting.imgsz, exported.two_branches(weights)).items():
@@ -151,12 +163,13 @@ def pick_images(data: str | None, source: str | None, count: int) -> list[str]:
     """Files of real images, evenly spaced over the sorted list.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are none, or `data` is no data YAML.
+        FileNotFoundError: `data` is not there.
     """
     if source:
         files = _images_in(Path(source).expanduser())
     elif data:
-        split = check_det_dataset(data, autodownload=False)["val"]
+        split = data_yaml(data)["val"]
         files = [f for p in as_list(str(split) if isinstance(split, Path) else split) for f in _images_in(Path(p))]
     else:
         files = _images_in(Path(ASSETS))
@@ -164,18 +177,6 @@ def pick_images(data: str | None, source: str | None, count: int) -> list[str]:
         raise ValueError(f"source={source}, data={data}: expected images, got none")
     step = max(len(files) // count, 1)
     return files[::step][:count]
-
-
-def check_side(imgsz: Any) -> int:
-    """The side of the input, a multiple of 32.
-
-    Raises:
-        ValueError: it is not.
-    """
-    side = as_count("imgsz", imgsz, 32)
-    if side % 32:
-        raise ValueError(f"imgsz={imgsz}: expected a multiple of 32; other sizes go into variants=, e.g. 480x640")
-    return side
 
 
 def as_limit(key: str, value: Any, most: float = math.inf) -> float:
