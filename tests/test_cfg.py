@@ -12,19 +12,24 @@ FAMILIES = {"yolov8": "yolov8", "yolo11": "yolo11", "yolo12": "yolo12", "yolo26"
 MODELS = sorted(p.name for p in cfg_dir().glob("*.yaml"))
 
 
+def family_of(model: str) -> str:
+    return model.removesuffix(".yaml").removesuffix("-stock").removesuffix("-tscode")
+
+
 def name_at(model: str, scale: str) -> str:
     stem = model.removesuffix(".yaml")
     return f"tscode{scale}.yaml" if stem == "tscode" else f"{stem.replace('-tscode', scale + '-tscode')}.yaml"
 
 
 def test_every_family_has_its_yaml():
-    assert {f"{f}-tscode.yaml" for f in FAMILIES if f != "tscode"} | {"tscode.yaml"} == set(MODELS)
+    families = [f for f in FAMILIES if f != "tscode"]
+    assert {f"{f}-tscode{kind}.yaml" for f in families for kind in ("", "-stock")} | {"tscode.yaml"} == set(MODELS)
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_layers_and_scales_are_the_hosts(model):
     ours = yaml.safe_load((cfg_dir() / model).read_text())
-    stock = tasks.yaml_model_load(FAMILIES[model.removesuffix(".yaml").removesuffix("-tscode")] + "n.yaml")
+    stock = tasks.yaml_model_load(FAMILIES[family_of(model)] + "n.yaml")
     assert ours["backbone"] == stock["backbone"]
     assert ours["head"][:-1] == stock["head"][:-1]
     assert ours["head"][-1] == [[2, *stock["head"][-1][0]], 1, "TSCODEDetect", ["nc"]]
@@ -51,10 +56,7 @@ def test_every_yaml_builds_at_every_scale(model, scale):
     assert type(head).__name__ == "TSCODEDetect"
     assert built.stride.tolist() == [8, 16, 32]
     assert (getattr(head, "one2one_dpe", None) is not None) == bool(built.yaml.get("end2end"))
-    stock = tasks.DetectionModel(
-        name.replace("tscode", "yolo26") if name.startswith("tscode") else name.replace("-tscode", ""),
-        nc=3,
-        verbose=False,
-    )
+    family = FAMILIES[family_of(model)]
+    stock = tasks.DetectionModel(f"{family}{scale}.yaml", nc=3, verbose=False)
     ours = {k: v.shape for k, v in built.state_dict().items() if not k.startswith(f"model.{head.i}.")}
     assert ours == {k: v.shape for k, v in stock.state_dict().items() if not k.startswith(f"model.{head.i}.")}

@@ -257,13 +257,12 @@ def test_the_stock_preset_starts_as_the_stock_model(end2end):
 @pytest.mark.parametrize("name", ["yolov8n", "yolo11n", "yolo26n"])
 def test_the_stock_preset_says_what_official_weights_say(name, shared):
     from ultralytics import YOLO
-    from ultralytics.nn.tasks import BaseModel, yaml_model_load
+    from ultralytics.nn.tasks import BaseModel
 
     if not hasattr(BaseModel, "_remap_cls_by_names"):
         pytest.skip("the weights were saved by a newer Ultralytics, whose models this one builds differently")
     weights = YOLO(shared / "weights" / f"{name}-restored.pt").model.float().eval()
-    options = {"finer": True, "preset": "stock"}
-    model = DetectionModel({**yaml_model_load(f"{name}-tscode.yaml"), "tscode": options}, verbose=False)
+    model = DetectionModel(f"{name}-tscode-stock.yaml", verbose=False)
     model.load(weights, verbose=False)
     x = torch.rand(1, 3, 96, 160)
     with torch.inference_mode():
