@@ -24,10 +24,10 @@ from ultralytics import YOLO
 from ultralytics.data.utils import img2label_paths
 
 from tscode_yolo.cli import parse
-from tscode_yolo.study.arguments import as_count, as_list, as_side, existing, take_only
 from tscode_yolo.study.inventory import DataSet, read_dataset
-from tscode_yolo.study.provenance import provenance
-from tscode_yolo.study.storage import write_json
+from tscode_yolo.verbs.arguments import as_count, as_list, as_side, existing, take_only
+from tscode_yolo.verbs.provenance import provenance
+from tscode_yolo.verbs.storage import write_json
 
 GREY = (114, 114, 114)  # the host's letterbox
 ARGUMENTS = ("json", "model", "data", "imgsz", "borders", "images")

@@ -19,10 +19,10 @@ from torch import nn
 from tscode_yolo import head
 from tscode_yolo.cli import parse
 from tscode_yolo.integral import Integral
-from tscode_yolo.study.arguments import as_count, as_list, as_side, one_of, take_only
 from tscode_yolo.study.profile import exported_latency, load, quiet_host
-from tscode_yolo.study.provenance import provenance
-from tscode_yolo.study.storage import write_json
+from tscode_yolo.verbs.arguments import as_count, as_list, as_side, one_of, take_only
+from tscode_yolo.verbs.provenance import provenance
+from tscode_yolo.verbs.storage import write_json
 
 ARGUMENTS = ("json", "models", "formats", "imgsz", "rounds", "threads")
 MOVED = "tscode, moved"

@@ -22,8 +22,8 @@ from pool_studies import pool, text
 from tscode_yolo.cli import parse
 from tscode_yolo.study import compare
 from tscode_yolo.study.inventory import read_dataset
-from tscode_yolo.study.provenance import provenance
-from tscode_yolo.study.storage import write_json
+from tscode_yolo.verbs.provenance import provenance
+from tscode_yolo.verbs.storage import write_json
 
 DEFAULTS: dict[str, Any] = {"epochs": 40, "seeds": 3, "imgsz": 320, "batch": 16, "last": 5}
 FAMILIES = "yolov8n,yolo11n,yolo26n"

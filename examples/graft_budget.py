@@ -18,9 +18,9 @@ from typing import Any
 from tscode_yolo.cli import parse
 from tscode_yolo.graft import graft
 from tscode_yolo.graft.images import find_images
-from tscode_yolo.study.arguments import as_list
-from tscode_yolo.study.provenance import provenance
-from tscode_yolo.study.storage import read_json, write_json
+from tscode_yolo.verbs.arguments import as_list
+from tscode_yolo.verbs.provenance import provenance
+from tscode_yolo.verbs.storage import read_json, write_json
 
 
 def main(args: dict[str, Any]) -> int:

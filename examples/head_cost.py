@@ -20,11 +20,11 @@ from ultralytics.nn.tasks import DetectionModel
 
 from tscode_yolo.cli import parse
 from tscode_yolo.study.flops import count
-from tscode_yolo.study.loading import with_options
 from tscode_yolo.study.profile import load, quiet_host
-from tscode_yolo.study.provenance import provenance
-from tscode_yolo.study.storage import write_json
 from tscode_yolo.study.traffic import summary, trace
+from tscode_yolo.verbs.loading import with_options
+from tscode_yolo.verbs.provenance import provenance
+from tscode_yolo.verbs.storage import write_json
 
 SHOWN = {"gflops": "GFLOPs", "parameters": "parameters", "operations": "operations", "bytes": "bytes moved"}
 RATIOS = {

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 
 from tscode_yolo.cli import parse
-from tscode_yolo.study.arguments import as_count, as_device, as_list, as_side, one_of, take_only
 from tscode_yolo.study.profile import FORMATS, GRAPH, exported_latency, load, pytorch_latency, quiet_host
-from tscode_yolo.study.provenance import provenance
-from tscode_yolo.study.storage import read_json, write_json
+from tscode_yolo.verbs.arguments import as_count, as_device, as_list, as_side, one_of, take_only
+from tscode_yolo.verbs.provenance import provenance
+from tscode_yolo.verbs.storage import read_json, write_json
 
 ARGUMENTS = ("json", "imgsz", "families", "scales", "formats", "rounds", "threads", "device", "batches")
 

@@ -21,8 +21,8 @@ from ultralytics import YOLO
 
 from tscode_yolo.cli import parse
 from tscode_yolo.study.evaluation import StudyValidator, coco_tool
-from tscode_yolo.study.provenance import provenance
-from tscode_yolo.study.storage import without_folders, write_json
+from tscode_yolo.verbs.provenance import provenance
+from tscode_yolo.verbs.storage import without_folders, write_json
 
 FORMS = ("trained", "average", "fused", "stored", "onnx", "onnx half", "cuda half")
 

@@ -118,7 +118,7 @@ def main(argv: list[str]) -> int:
 def gather(reports: list[dict], missing: list[dict[str, object]], target: dict[str, str]) -> int:
     """Write one report; 0 if something passed and nothing failed."""
     from tscode_yolo.parity.table import markdown, merge
-    from tscode_yolo.study.storage import write_json
+    from tscode_yolo.verbs.storage import write_json
 
     report = merge(reports)
     report["rows"] += missing

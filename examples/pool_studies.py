@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from tscode_yolo.cli import parse
-from tscode_yolo.study.arguments import as_list, existing
-from tscode_yolo.study.provenance import provenance
 from tscode_yolo.study.statistics import pooled
-from tscode_yolo.study.storage import read_json, write_json
+from tscode_yolo.verbs.arguments import as_list, existing
+from tscode_yolo.verbs.provenance import provenance
+from tscode_yolo.verbs.storage import read_json, write_json
 
 MIXED = (
     "final weights were judged on images padded as `yolo val` pads them in {rect} of the studies, and to a square in "

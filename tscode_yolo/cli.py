@@ -120,8 +120,8 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"tscode: {e}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("tscode: stopped", file=sys.stderr)
+    except KeyboardInterrupt as e:
+        print(f"tscode: stopped{f'; {e}' if str(e) else ''}", file=sys.stderr)
         return 130
 
 

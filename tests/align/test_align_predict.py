@@ -13,13 +13,13 @@ from ultralytics import YOLO
 from ultralytics.models.yolo.detect import DetectionValidator
 from ultralytics.nn.modules.head import Detect
 
-from tscode_yolo.align import main
+from tscode_yolo import cli
 from tscode_yolo.align.cam import BRANCHES, NoGradient, branch_maps
 from tscode_yolo.align.collect import Settings, collect
 from tscode_yolo.align.match import candidates, suppress
 from tscode_yolo.align.predict import Detector, letterbox
 from tscode_yolo.align.source import open_source
-from tscode_yolo.study.loading import with_options
+from tscode_yolo.verbs.loading import with_options
 
 from .align_scenes import draw_dataset
 
@@ -38,7 +38,7 @@ def _image(seed=0, height=96, width=80):
 
 
 def test_an_rtdetr_yaml_is_refused_for_what_it_is():
-    with pytest.raises(TypeError, match=r"model=rtdetr-l\.yaml: .*RT-DETR and exported formats have no anchor points"):
+    with pytest.raises(ValueError, match=r"model=rtdetr-l\.yaml: .*RT-DETR and exported formats have no anchor points"):
         Detector("rtdetr-l.yaml")
 
 
@@ -84,22 +84,23 @@ def test_the_users_model_is_left_alone():
 
 @pytest.mark.parametrize(("name", "task"), [("seg", "segment"), ("pose", "pose"), ("cls", "classify"), ("obb", "obb")])
 def test_models_of_other_tasks_are_refused_by_name(name, task):
-    with pytest.raises(TypeError, match=f"expected a detection model, got one of the task '{task}'"):
+    with pytest.raises(ValueError, match=f"expected a detection model, got one of the task '{task}'"):
         Detector(YOLO(f"yolo11n-{name}.yaml", verbose=False))
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", None])
-def test_files_that_are_no_checkpoint_give_one_clear_error(tmp_path, dataset, content, caplog):
+def test_files_that_are_no_checkpoint_give_one_clear_error(tmp_path, dataset, content, capsys):
     """An empty file, junk, and a file that torch reads but that holds no model: exit code 2 and a line."""
     file = tmp_path / "a.pt"
     torch.save({"model": torch.nn.Linear(2, 2)}, file) if content is None else file.write_bytes(content)
-    assert main({"model": str(file), "data": str(dataset), "out": str(tmp_path / "out")}) == 2
-    assert "tscode align: " in caplog.text
-    assert "a.pt" in caplog.text
+    assert cli.main(["align", f"model={file}", f"data={dataset}", f"out={tmp_path / 'out'}"]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("tscode: ")
+    assert "a.pt" in said
 
 
 def test_a_branch_that_is_not_there_is_refused():
-    with pytest.raises(TypeError, match="one-to-one branch"):
+    with pytest.raises(ValueError, match="one-to-one branch"):
         Detector(YOLO("yolo11n.yaml", verbose=False), end2end=True)
 
 

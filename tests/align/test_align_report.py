@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from tscode_yolo import cli
 from tscode_yolo.align import AlignArgs, command, main
 from tscode_yolo.align.collect import Settings, collect
 from tscode_yolo.align.command import short_names
@@ -117,11 +118,13 @@ def test_names_of_classes_and_files_are_escaped(written, tmp_path):
     ("args", "message"),
     [({"data": "d"}, "model="), ({"model": "m"}, "data="),
      ({"model": "m", "data": "d", "basline": "x"}, "mean baseline"),
-     ({"model": "m", "data": "d", "help": 1}, "known: model, data, .*annotations, images, imgsz, rect"),
-     ({"model": "m", "data": "d", "conf": 2}, "conf from 0 to 1"), ({"model": "m", "data": "d", "imgsz": "x"}, "imgsz"),
+     ({"model": "m", "data": "d", "help": 1}, "valid: annotations, .*images, imgsz"),
+     ({"model": "m", "data": "d", "conf": 2}, "conf=2: expected a number from 0 to 1"),
+     ({"model": "m", "data": "d", "imgsz": "x"}, "imgsz"),
      ({"model": "m", "data": "d", "limit": 0}, "limit"), ({"model": "m", "data": "d", "cam": -1}, "cam"),
      ({"model": "m", "data": "d", "baseline_results": "r"}, "results="),
-     ({"model": 5, "data": "d"}, "model to be a path"), ({"model": "m", "data": "d", "split": 3}, "split to be a")],
+     ({"model": [5], "data": "d"}, "model=.*: expected a name or path"),
+     ({"model": "m", "data": "d", "split": True}, "split=True")],
 )  # fmt: skip
 def test_bad_keys_and_values_are_explained(args, message):
     with pytest.raises(ValueError, match=message):
@@ -130,11 +133,12 @@ def test_bad_keys_and_values_are_explained(args, message):
 
 def test_errors_give_exit_code_2_and_no_folder(tmp_path, checkpoint, dataset):
     out = tmp_path / "out"
-    assert main({"model": checkpoint, "data": str(tmp_path / "none.json"), "images": ".", "out": str(out)}) == 2
-    assert main({"model": checkpoint, "data": str(dataset), "results": str(tmp_path / "x.csv"), "out": str(out)}) == 2
+    run = ["align", f"model={checkpoint}", f"out={out}"]
+    assert cli.main([*run, f"data={tmp_path / 'none.json'}", "images=."]) == 2
+    assert cli.main([*run, f"data={dataset}", f"results={tmp_path / 'x.csv'}"]) == 2
     for image in (tmp_path / "set" / "images" / "val").iterdir():
         image.write_bytes(b"")
-    assert main({"model": checkpoint, "data": str(dataset), "imgsz": 96, "out": str(out), "verbose": False}) == 2
+    assert cli.main([*run, f"data={dataset}", "imgsz=96", "verbose=False"]) == 2
     assert not out.exists()
 
 
@@ -166,14 +170,14 @@ def test_numbers_are_written_before_pictures_are_drawn(tmp_path, checkpoint, dat
     assert json.loads((tmp_path / "out" / "report.json").read_text())["headline"]
 
 
-def test_a_place_that_cannot_be_written_costs_no_pass(tmp_path, checkpoint, dataset, caplog, monkeypatch):
+def test_a_place_that_cannot_be_written_costs_no_pass(tmp_path, checkpoint, dataset, monkeypatch):
     monkeypatch.setattr(command, "collect", lambda *_: 1 / 0)
     (tmp_path / "file").write_text("")
     args = {"model": checkpoint, "data": str(dataset), "imgsz": 96, "out": str(tmp_path / "file"), "verbose": False}
-    assert main(args) == 2
-    assert "expected a folder that can be made" in caplog.text
-    assert main({**args, "model": str(dataset)}) == 2
-    assert "expected a checkpoint or a model YAML" in caplog.text
+    with pytest.raises(ValueError, match="expected a folder that can be made"):
+        main(args)
+    with pytest.raises(ValueError, match="expected a checkpoint or a model YAML"):
+        main({**args, "model": str(dataset)})
 
 
 @pytest.mark.parametrize(

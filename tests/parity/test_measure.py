@@ -144,7 +144,7 @@ def test_wrong_arguments_end_in_one_line(lively, capsys, tmp_path):
         ([f"model={lively}", "formats=onx"], "unknown format 'onx'; did you mean 'onnx'?"),
         ([f"model={lively}", "variants=hlaf"], "unknown variant 'hlaf'; did you mean 'half'?"),
         ([f"model={lively}", "variants=480"], "unknown variant '480'"),
-        ([f"model={lively}", "boxes=abc"], "boxes=abc: expected a number from 0"),
+        ([f"model={lively}", "boxes=abc"], "boxes='abc': expected a number >= 0"),
         ([f"model={lively}", "conf=2"], "conf=2: expected a number from 0 to 1"),
         ([f"model={lively}", "imgsz=100"], "expected a multiple of 32"),
         ([f"model={lively}", f"source={tmp_path}"], "expected images, got none"),

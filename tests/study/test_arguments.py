@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tscode_yolo.study.arguments import as_list, as_seeds, as_text, existing, one_of, take, take_only
+from tscode_yolo.study.arguments import as_seeds, take
+from tscode_yolo.verbs.arguments import as_list, as_text, existing, one_of, take_only
 
 KNOWN = ("model", "data", "epochs")
 

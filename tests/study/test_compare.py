@@ -18,7 +18,7 @@ from ultralytics.nn.tasks import DetectionModel
 from tscode_yolo.study import ablate, compare
 from tscode_yolo.study.engines import environment
 from tscode_yolo.study.plan import Arm, Study, make_study
-from tscode_yolo.study.storage import read_json, write_json
+from tscode_yolo.verbs.storage import read_json, write_json
 
 from .records import run
 
@@ -246,7 +246,7 @@ def test_models_of_one_name_are_called_by_their_folders(models, names):
 
 @pytest.mark.slow
 def test_one_study_at_a_time_in_a_folder(drawn, tmp_path):
-    from tscode_yolo.study.storage import sole_owner
+    from tscode_yolo.verbs.storage import sole_owner
 
     args = {**TINY, "model": "yolov8n.yaml", "baseline": "yolo11n.yaml", "data": str(drawn), "seeds": 1}
     write_json(tmp_path / "x.json", {})

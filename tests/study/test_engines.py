@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from tscode_yolo.study import engines, progress
-from tscode_yolo.study.storage import read_json, write_json
+from tscode_yolo.verbs.storage import read_json, write_json
 
 GOOD = """
 import json, os, pathlib, sys, time

@@ -14,7 +14,7 @@ import torch
 from ultralytics.nn.tasks import DetectionModel
 
 from tscode_yolo.study.inventory import read_dataset
-from tscode_yolo.study.storage import read_json, write_json
+from tscode_yolo.verbs.storage import read_json, write_json
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

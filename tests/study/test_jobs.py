@@ -13,7 +13,7 @@ from tscode_yolo.config import PRESETS
 from tscode_yolo.study.jobs import reuse, settings, write_jobs
 from tscode_yolo.study.plan import Arm, make_study
 from tscode_yolo.study.start import model_hash
-from tscode_yolo.study.storage import read_json, write_json
+from tscode_yolo.verbs.storage import read_json, write_json
 
 from .records import run
 

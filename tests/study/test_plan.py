@@ -12,7 +12,7 @@ from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
 from tscode_yolo.study.jobs import write_jobs
 from tscode_yolo.study.plan import Arm, make_study, resolve_model, settle_optimizer, warm_label_caches
-from tscode_yolo.study.storage import read_json, write_json
+from tscode_yolo.verbs.storage import read_json, write_json
 
 ARMS = [Arm("yolo11n", "yolo11n.yaml"), Arm("yolov8n", "yolov8n.yaml")]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tscode_yolo.study.record import finished
-from tscode_yolo.study.storage import write_json
+from tscode_yolo.verbs.storage import write_json
 
 from .records import run
 

@@ -12,7 +12,7 @@ from tscode_yolo.study.inventory import DataSet
 from tscode_yolo.study.plan import Arm, Study
 from tscode_yolo.study.report import verdict, write_report
 from tscode_yolo.study.results import analyse, collect, settling
-from tscode_yolo.study.storage import read_json, write_json
+from tscode_yolo.verbs.storage import read_json, write_json
 
 from .records import HARDWARE, run
 

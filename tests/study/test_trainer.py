@@ -22,7 +22,7 @@ from tscode_yolo.study import trainer as tr
 from tscode_yolo.study.engines import command, environment
 from tscode_yolo.study.run import execute
 from tscode_yolo.study.start import model_hash
-from tscode_yolo.study.storage import read_json, write_json
+from tscode_yolo.verbs.storage import read_json, write_json
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ The folder it writes holds report.html (self-contained), report.json (every numb
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 from collections import Counter
@@ -22,8 +21,21 @@ from tscode_yolo.align.predict import Detector
 from tscode_yolo.align.report import build
 from tscode_yolo.align.source import open_source
 from tscode_yolo.align.verdict import findings, headline
+from tscode_yolo.verbs.arguments import as_count, as_flag, as_number, as_text, take_only
+from tscode_yolo.verbs.storage import write_bytes, write_json, write_text
 
 PATHS = ("model", "data", "baseline", "split", "annotations", "images", "results", "baseline_results", "out")
+COUNTS = {
+    "batch": 1,
+    "max_det": 1,
+    "max_rows": 1,
+    "examples": 0,
+    "cam": 0,
+    "resamples": 0,
+    "seed": 0,
+    "imgsz": 32,
+    "limit": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -95,55 +107,26 @@ class AlignArgs:
         Raises:
             ValueError: an unknown or missing key, or a value out of range; the message says what to do.
         """
-        known = [f.name for f in fields(cls)]
-        for key in args:
-            if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                hint = f"did you mean {near[0]}? " if near else ""
-                raise ValueError(f"unknown key {key!r} for align; {hint}known: {', '.join(known)}")
-        missing = [k for k in ("model", "data") if not args.get(k)]
-        if missing:
-            raise ValueError(
-                f"expected {' and '.join(f'{k}=...' for k in missing)}, got none; "
-                "for example: tscode align model=best.pt data=data.yaml"
-            )
-        for key in PATHS:
-            if not isinstance(args.get(key), str | Path | None):
-                raise ValueError(f"expected {key} to be a path or a name, got {args[key]!r}")
-        typed: dict[str, Any] = {
-            k: str(v) if k == "device" or isinstance(v, Path) else v  # device=0 is a name
-            for k, v in args.items()
-        }
+        given = take_only(args, [f.name for f in fields(cls)], required=("model", "data"))
+        typed: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+        for key, value in typed.items():
+            if key in PATHS:
+                typed[key] = as_text(key, value)
+            elif key in COUNTS:
+                typed[key] = as_count(key, value, COUNTS[key])
+            elif key in ("conf", "iou"):
+                typed[key] = as_number(key, value, most=1.0)
+            elif key in ("rect", "verbose", "end2end"):
+                typed[key] = as_flag(key, value)
+            else:
+                typed[key] = str(value)  # device=0 is a name
         found = cls(**typed)
-        found._check()
+        if found.baseline_results and not found.results:
+            raise ValueError("expected results=... beside baseline_results=, got none")
         return found
-
-    def _check(self) -> None:
-        for key, low, high in (("conf", 0, 1), ("iou", 0, 1)):
-            value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-                raise ValueError(f"expected {key} from {low} to {high}, got {value!r}")
-        for key, least in (("batch", 1), ("max_det", 1), ("max_rows", 1), ("examples", 0)):
-            _whole(key, getattr(self, key), least)
-        for key, least in (("cam", 0), ("resamples", 0), ("seed", 0)):
-            _whole(key, getattr(self, key), least)
-        for key, least in (("imgsz", 32), ("limit", 1)):
-            if getattr(self, key) is not None:
-                _whole(key, getattr(self, key), least)
-        for key in ("rect", "verbose", "end2end"):
-            value = getattr(self, key)
-            if not isinstance(value, bool) and not (key == "end2end" and value is None):
-                raise ValueError(f"expected {key} to be true or false, got {value!r}")
-        if self.baseline_results and not self.results:
-            raise ValueError("expected results=... beside baseline_results, got none")
 
 
 ARGUMENTS = AlignArgs  # for `tscode align help`
-
-
-def _whole(key: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"expected {key} to be a whole number from {least}, got {value!r}")
 
 
 def short_names(paths: list[str]) -> list[str]:
@@ -175,8 +158,11 @@ def align(args: AlignArgs) -> Path:
     source = open_source(args.data, detectors[0].names, args.split, args.annotations, args.images, args.limit)
     folder = _folder(args.out)
     settings = Settings(args.conf, args.iou, args.max_det, args.batch, args.max_rows, args.examples)
-    collection = collect(source, detectors, settings, progress=args.verbose)
-    report = build(collection, settings, args.resamples, args.seed, progress=args.verbose)
+    try:
+        collection = collect(source, detectors, settings, progress=args.verbose)
+        report = build(collection, settings, args.resamples, args.seed, progress=args.verbose)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("nothing was written") from None
     for model, name in zip(report["models"], names, strict=True):
         model["name"] = name
     report["headline"], report["findings"] = headline(report), findings(report)
@@ -185,7 +171,7 @@ def align(args: AlignArgs) -> Path:
     _clear(folder)
     # The numbers first: a picture may fail, or take so long that somebody loses patience.
     numbers = folder / "report.json"
-    _write(numbers, json.dumps(report, indent=1, allow_nan=False).encode())
+    write_json(numbers, report)
     try:
         drawn = list(pictures.draw(pictures.plan(collection, report, names, args.cam, runs), args.verbose))
     except KeyboardInterrupt:
@@ -198,8 +184,8 @@ def align(args: AlignArgs) -> Path:
     seen: Counter[str] = Counter()
     for group, picture in drawn:
         seen[group] += 1
-        _write(folder / f"{group}-{seen[group]}.png", picture.png)
-    _write(folder / "report.html", page.encode())
+        write_bytes(folder / f"{group}-{seen[group]}.png", picture.png)
+    write_text(folder / "report.html", page)
     return folder
 
 
@@ -234,16 +220,6 @@ def _clear(folder: Path) -> None:
             old.unlink()
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def _folder(out: str | None) -> Path:
     """The report's folder, not made yet; a place where none can be made should not cost a pass over the data."""
     folder = Path(out) if out else Path(increment_path(Path("runs") / "align", mkdir=False))
@@ -265,17 +241,14 @@ def main(args: dict[str, Any]) -> int:
         args: key -> value.
 
     Returns:
-        0, or 2 after a clear error on the screen, or 130 when the user stopped it.
+        0.
+
+    Raises:
+        ValueError, OSError: an argument that makes no sense, or a file that cannot be read.
+        KeyboardInterrupt: stopped by the user; its text says what was written.
     """
-    try:
-        parsed = AlignArgs.parse(args)
-        folder = align(parsed)
-    except (ValueError, TypeError, OSError) as error:
-        LOGGER.error(f"tscode align: {error}")
-        return 2
-    except KeyboardInterrupt as stop:
-        LOGGER.error(f"tscode align: stopped; {str(stop) or 'nothing was written'}")
-        return 130
+    parsed = AlignArgs.parse(args)
+    folder = align(parsed)
     if parsed.verbose:
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         LOGGER.info(report["headline"])

@@ -24,6 +24,7 @@ from ultralytics.utils.ops import xywh2xyxy
 from ultralytics.utils.torch_utils import select_device
 
 from tscode_yolo.align.source import Sample
+from tscode_yolo.verbs.loading import one_line
 
 DEFAULT_IMGSZ = 640  # the host's
 NO_DETECT = (
@@ -117,20 +118,21 @@ def _open(model: str | YOLO) -> tuple[YOLO, Any]:
     except KeyError as error:
         raise ValueError(f"model={model}: expected a checkpoint or a model YAML, got a file without {error}") from None
     except NotImplementedError:  # rtdetr-l.yaml: its class at the host is another
-        raise TypeError(NO_DETECT.format(model, "a model that YOLO cannot build")) from None
-    except (EOFError, RuntimeError, pickle.UnpicklingError) as error:  # an older host lets torch speak
-        reason = str(error).split("\n")[0]
-        raise ValueError(f"model={model}: expected a checkpoint, got a file torch cannot read ({reason})") from None
+        raise ValueError(NO_DETECT.format(model, "a model that YOLO cannot build")) from None
+    except (TypeError, EOFError, RuntimeError, pickle.UnpicklingError) as e:  # an older host lets torch speak
+        raise ValueError(
+            f"model={model}: expected a checkpoint, got a file that cannot be read ({one_line(e)})"
+        ) from None
     net = host.model
     head = net.model[-1] if isinstance(net, nn.Module) and hasattr(net, "model") else None
     if head is not None and host.task != "detect":  # their heads are Detects too
-        raise TypeError(
+        raise ValueError(
             f"model={model}: expected a detection model, got one of the task {host.task!r} with a "
             f"{type(head).__name__} head; align looks at boxes and their classes"
         )
     if not isinstance(head, Detect):
         got = f"a {type(head).__name__} head" if head is not None else "no PyTorch model"
-        raise TypeError(NO_DETECT.format(model, got))
+        raise ValueError(NO_DETECT.format(model, got))
     return host, net
 
 
@@ -152,7 +154,7 @@ class Detector:
         rect: see :func:`letterbox`.
 
     Raises:
-        TypeError: not a detection model with a ``Detect`` head.
+        ValueError: not a detection model with a ``Detect`` head.
 
     Attributes:
         trained_imgsz: what the checkpoint says it was trained with.
@@ -187,10 +189,10 @@ class Detector:
     def _select(self, end2end: bool) -> None:
         """Choose the branch of a two-branch head, before fusing drops the other."""
         if end2end and getattr(self.head, "one2one_cv2", None) is None:
-            raise TypeError("expected a head with a one-to-one branch for end2end=true, got a one-to-many head")
+            raise ValueError("expected a head with a one-to-one branch for end2end=true, got a one-to-many head")
         if bool(self.head.end2end) != end2end:
             if getattr(type(self.head).end2end, "fset", None) is None:  # ultralytics 8.4.0
-                raise TypeError(
+                raise ValueError(
                     f"expected an ultralytics whose heads can change branch, got one that cannot; leave "
                     f"end2end={end2end} out or update it"
                 )

@@ -24,10 +24,10 @@ from tscode_yolo import register
 from tscode_yolo.graft.fit import Budget, fit
 from tscode_yolo.graft.images import batches, find_images
 from tscode_yolo.graft.pair import Pair
-from tscode_yolo.study.arguments import as_count, as_list, as_number, as_side, take_only, weights_file, writable
-from tscode_yolo.study.loading import checkpoint, data_yaml, with_options
-from tscode_yolo.study.provenance import provenance
-from tscode_yolo.study.storage import write_json, write_whole
+from tscode_yolo.verbs.arguments import as_count, as_list, as_number, as_side, take_only, weights_file, writable
+from tscode_yolo.verbs.loading import checkpoint, data_yaml, with_options
+from tscode_yolo.verbs.provenance import provenance
+from tscode_yolo.verbs.storage import write_json, write_whole
 
 KEYS = (
     "weights",

@@ -8,7 +8,6 @@ what is missing is named, and `examples/parity_all_formats.py` makes one environ
 
 from __future__ import annotations
 
-import math
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -24,20 +23,21 @@ from tscode_yolo.parity import exported, variants, worker
 from tscode_yolo.parity.judge import FAIL, PASS, Tolerances, judge
 from tscode_yolo.parity.measure import Setting
 from tscode_yolo.parity.table import console_table, markdown
-from tscode_yolo.study.arguments import (
+from tscode_yolo.study.profile import load
+from tscode_yolo.verbs.arguments import (
     as_count,
     as_flag,
     as_list,
+    as_number,
     as_side,
     as_text,
     take_only,
     weights_file,
     writable,
 )
-from tscode_yolo.study.loading import data_yaml
-from tscode_yolo.study.profile import load
-from tscode_yolo.study.provenance import provenance
-from tscode_yolo.study.storage import write_json, write_whole
+from tscode_yolo.verbs.loading import data_yaml
+from tscode_yolo.verbs.provenance import provenance
+from tscode_yolo.verbs.storage import write_json, write_text
 
 KEYS = (
     *("model", "baseline", "formats", "variants", "data", "source", "count", "imgsz", "conf", "rounds", "timeout"),
@@ -61,7 +61,7 @@ def main(args: dict[str, Any]) -> int:
     if "json" in files:
         write_json(files["json"], report)
     if "md" in files:
-        write_whole(files["md"], lambda p: _write(p, markdown(report)))
+        write_text(files["md"], markdown(report))
     verdicts = [row["verdict"] for row in report["rows"]]
     return 0 if PASS in verdicts and FAIL not in verdicts and (not strict or set(verdicts) == {PASS}) else 1
 
@@ -113,8 +113,8 @@ def parity(
     stock = weights_file("baseline", baseline) if baseline else None
     for file in filter(None, (weights, stock)):
         load(str(file))  # a clear error now rather than one in every process
-    tolerances = Tolerances(as_limit("boxes", boxes), as_limit("scores", scores), as_limit("ap", ap))
-    conf, timeout = as_limit("conf", conf, most=1.0), as_limit("timeout", timeout)
+    tolerances = Tolerances(as_number("boxes", boxes), as_number("scores", scores), as_number("ap", ap))
+    conf, timeout = as_number("conf", conf, most=1.0), as_number("timeout", timeout)
     labels = as_text("data", data) if data else None
     labels = str(Path(labels).expanduser().absolute()) if labels and Path(labels).expanduser().is_file() else labels
     images = pick_images(labels, source, as_count("count", count))
@@ -179,28 +179,9 @@ def pick_images(data: str | None, source: str | None, count: int) -> list[str]:
     return files[::step][:count]
 
 
-def as_limit(key: str, value: Any, most: float = math.inf) -> float:
-    """A number from 0 to `most`.
-
-    Raises:
-        ValueError: anything else.
-    """
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not 0 <= number <= most or number == math.inf:
-        raise ValueError(f"{key}={value}: expected a number {'from 0' if most == math.inf else f'from 0 to {most:g}'}")
-    return number
-
-
 def _images_in(place: Path) -> list[str]:
     """Absolute paths of the images in a folder, or named in a text file."""
     if place.is_file():
         lines = (line.strip() for line in place.read_text(encoding="utf-8").splitlines())
         return sorted(str((place.parent / line).absolute()) for line in lines if line)
     return sorted(str(p.absolute()) for p in place.rglob("*") if p.suffix[1:].lower() in IMG_FORMATS)
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

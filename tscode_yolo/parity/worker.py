@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tscode_yolo.study.storage import read_json, write_json
+from tscode_yolo.verbs.storage import read_json, write_json
 
 PACKAGES = {  # format -> distributions whose versions belong to its rows; torch and ultralytics to all
     "onnx": ("onnx", "onnxruntime", "onnxslim"),

@@ -28,8 +28,8 @@ from tscode_yolo.build import FPN, NAME
 from tscode_yolo.config import SCHEMA, completed
 from tscode_yolo.safe.description import check, host_arguments, is_number, is_whole, yaml_name
 from tscode_yolo.study.detects import refusal
-from tscode_yolo.study.provenance import version
 from tscode_yolo.transfer import stock_towers, take_widths
+from tscode_yolo.verbs.provenance import version
 
 DOWNLOADS = {"TorchVision", "AutoShape"}  # host layers that fetch or open other files when they are built
 MOST_LAYERS = 2000  # repeats of all rows together at the largest depth; the largest models of the host have about 100

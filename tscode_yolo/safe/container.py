@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tscode_yolo.study.storage import write_whole
+from tscode_yolo.verbs.storage import write_whole
 
 FORMAT = 1  # of the description; raised when an older package could no longer read it
 SUFFIX = ".safetensors"

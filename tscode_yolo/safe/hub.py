@@ -18,8 +18,8 @@ from ultralytics import YOLO
 from tscode_yolo.safe import container
 from tscode_yolo.safe.pack import pack
 from tscode_yolo.safe.unpack import load_safe, read_model
-from tscode_yolo.study.arguments import existing, take_only
-from tscode_yolo.study.storage import write_json, write_whole
+from tscode_yolo.verbs.arguments import existing, take_only
+from tscode_yolo.verbs.storage import write_json, write_text, write_whole
 
 KEYS = ("model", "repo", "private", "message", "trust")
 FILE = f"model{container.SUFFIX}"
@@ -86,7 +86,7 @@ def save_pretrained(model: str | Path, folder: str | Path, *, trust: bool = Fals
         pack(source, target / FILE, trust=trust)
     description = container.read(target / FILE)[1]
     write_json(target / "config.json", description)
-    write_whole(target / "README.md", lambda p: _write(p, card(description, repo)))
+    write_text(target / "README.md", card(description, repo))
     return target
 
 
@@ -167,7 +167,3 @@ def _reaching(repo: str) -> Iterator[None]:
 
 def _copy(source: Path, target: Path) -> None:
     target.write_bytes(source.read_bytes())
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

@@ -14,7 +14,7 @@ from ultralytics.utils import LOGGER
 
 from tscode_yolo import register
 from tscode_yolo.safe import blueprint, container
-from tscode_yolo.study.arguments import existing, take_only
+from tscode_yolo.verbs.arguments import existing, take_only
 
 KEYS = ("model", "out", "trust")
 

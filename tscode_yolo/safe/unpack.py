@@ -10,8 +10,8 @@ from ultralytics import YOLO
 
 from tscode_yolo.safe import blueprint, container
 from tscode_yolo.safe.description import host_metrics
-from tscode_yolo.study.arguments import take_only
-from tscode_yolo.study.storage import write_whole
+from tscode_yolo.verbs.arguments import take_only
+from tscode_yolo.verbs.storage import write_whole
 
 KEYS = ("model", "out")
 

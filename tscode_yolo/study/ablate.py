@@ -21,14 +21,15 @@ from typing import Any
 import yaml
 
 from tscode_yolo.config import HeadConfig
-from tscode_yolo.study.arguments import OWN_KEYS, as_list, as_text, existing, take, unknown
+from tscode_yolo.study.arguments import OWN_KEYS, take
 from tscode_yolo.study.compare import carry_out
 from tscode_yolo.study.inventory import dataset_name
 from tscode_yolo.study.jobs import BEGUN
-from tscode_yolo.study.loading import model_yaml
 from tscode_yolo.study.plan import Arm, make_study, resolve_model
 from tscode_yolo.study.profile import quiet_host
-from tscode_yolo.study.storage import sole_owner, write_whole
+from tscode_yolo.verbs.arguments import as_list, as_text, existing, unknown
+from tscode_yolo.verbs.loading import model_yaml
+from tscode_yolo.verbs.storage import sole_owner, write_text
 
 DEFAULT_BASE = "yolo11n-tscode.yaml"
 ARGUMENTS = {
@@ -167,7 +168,7 @@ def write_arms(base: str, rows: list[dict[str, Any]], folder: Path) -> tuple[lis
                         f"out=: {folder.name}/{file.name} is of a study with another grid or base; choose another "
                         "out=, or delete that folder and the runs it was for"
                     )
-                write_whole(file, lambda p, t=text: p.write_text(t, encoding="utf-8"))  # type: ignore[misc]
+                write_text(file, text)
                 arms.append(Arm(name, str(file), str(row["label"])))
         layout.append((str(row["label"]), seen[key]))
     return arms, layout

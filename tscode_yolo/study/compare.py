@@ -16,29 +16,20 @@ import torch
 from rich.console import Console
 
 from tscode_yolo.study import flops
-from tscode_yolo.study.arguments import (
-    OWN_KEYS,
-    as_count,
-    as_device,
-    as_flag,
-    as_list,
-    as_number,
-    existing,
-    one_of,
-    take,
-)
+from tscode_yolo.study.arguments import OWN_KEYS, take
 from tscode_yolo.study.engines import outcome, require_ray, run_local, run_ray, slots
 from tscode_yolo.study.evaluation import coco_tool
 from tscode_yolo.study.jobs import reuse, write_jobs
 from tscode_yolo.study.plan import Arm, Study, make_study, resolve_model, warm_label_caches
 from tscode_yolo.study.profile import pytorch_latency, quiet_host
 from tscode_yolo.study.progress import Progress
-from tscode_yolo.study.provenance import provenance
 from tscode_yolo.study.record import finished
 from tscode_yolo.study.report import verdict, write_report
 from tscode_yolo.study.results import SCHEMA, analyse, collect
 from tscode_yolo.study.start import model_hash, untrained
-from tscode_yolo.study.storage import read_json, sole_owner, write_json
+from tscode_yolo.verbs.arguments import as_count, as_device, as_flag, as_list, as_number, existing, one_of
+from tscode_yolo.verbs.provenance import provenance
+from tscode_yolo.verbs.storage import read_json, sole_owner, write_json
 
 LATENCY_ROUNDS = 30
 CPU = torch.device("cpu")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tscode_yolo.study.storage import write_whole
+from tscode_yolo.verbs.storage import write_bytes, write_text
 
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}
 table{border-collapse:collapse;margin:1rem 0;font-variant-numeric:tabular-nums}
@@ -52,9 +52,9 @@ class Document:
         """Write ``stem.md``, its pictures and ``stem.html`` into `folder`."""
         for block in self.blocks:
             if block[0] == "image":
-                write_whole(folder / block[1], lambda p, png=block[3]: p.write_bytes(png))  # type: ignore[misc]
+                write_bytes(folder / block[1], block[3])
         for suffix, text in ((".md", self.markdown()), (".html", self.html())):
-            write_whole(folder / f"{stem}{suffix}", lambda p, t=text: p.write_text(t, encoding="utf-8"))  # type: ignore[misc]
+            write_text(folder / f"{stem}{suffix}", text)
 
     def markdown(self) -> str:
         """The document as Markdown."""

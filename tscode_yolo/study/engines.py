@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tscode_yolo.study.provenance import cores
-from tscode_yolo.study.storage import read_json
+from tscode_yolo.verbs.provenance import cores
+from tscode_yolo.verbs.storage import read_json
 
 POLL_S = 0.5
 PACKAGE_HOME = str(Path(__file__).resolve().parents[2])

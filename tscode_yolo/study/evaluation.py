@@ -18,7 +18,7 @@ from torch import Tensor
 from ultralytics.models.yolo.detect import DetectionValidator
 from ultralytics.utils import ops
 
-from tscode_yolo.study.provenance import version
+from tscode_yolo.verbs.provenance import version
 
 COCO_KEYS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 VALIDATION_KEYS = (  # of the train arguments; what decides which objects and detections count

@@ -10,7 +10,7 @@ from typing import Any
 
 from ultralytics.data.utils import IMG_FORMATS, img2label_paths
 
-from tscode_yolo.study.loading import data_yaml
+from tscode_yolo.verbs.loading import data_yaml
 
 SPLITS = ("train", "val", "test")
 

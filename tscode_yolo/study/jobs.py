@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tscode_yolo.study.arguments import existing
 from tscode_yolo.study.plan import Study
 from tscode_yolo.study.record import FILE, finished, missing
 from tscode_yolo.study.start import file_hash, model_hash
-from tscode_yolo.study.storage import read_json, write_json
+from tscode_yolo.verbs.arguments import existing
+from tscode_yolo.verbs.storage import read_json, write_json
 
 PATHS = ("model", "data", "init", "final_data")  # may be others when a study has moved; their contents may not
 NAMES = ("arm", "dataset")  # say what is meant, not what is done

@@ -13,21 +13,12 @@ from ultralytics.cfg import DEFAULT_CFG_DICT, get_cfg
 from ultralytics.data import build_yolo_dataset
 from ultralytics.nn.tasks import yaml_model_load
 
-from tscode_yolo.study.arguments import (
-    as_count,
-    as_device,
-    as_effect,
-    as_list,
-    as_seeds,
-    as_side,
-    as_text,
-    one_of,
-    weights_file,
-)
+from tscode_yolo.study.arguments import as_effect, as_seeds
 from tscode_yolo.study.detects import refusal
 from tscode_yolo.study.inventory import DataSet, read_dataset, require_unseen, seen_in_training
-from tscode_yolo.study.loading import checkpoint, data_yaml, model_yaml
 from tscode_yolo.study.start import is_checkpoint, transfer_body, untrained
+from tscode_yolo.verbs.arguments import as_count, as_device, as_list, as_side, as_text, one_of, weights_file
+from tscode_yolo.verbs.loading import checkpoint, data_yaml, model_yaml
 
 OPTIMIZERS = ("auto", "SGD", "MuSGD", "RMSProp", *(ADAM := ("Adam", "AdamW", "Adamax", "NAdam", "RAdam")))
 

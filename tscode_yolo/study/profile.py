@@ -26,7 +26,11 @@ from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import LOGGER
 
 from tscode_yolo.study import flops, traffic
-from tscode_yolo.study.arguments import (
+from tscode_yolo.study.detects import refusal
+from tscode_yolo.study.latency import current, timed
+from tscode_yolo.study.profile_tables import show
+from tscode_yolo.study.training import loss_cost, training_cost
+from tscode_yolo.verbs.arguments import (
     as_count,
     as_device,
     as_list,
@@ -37,13 +41,9 @@ from tscode_yolo.study.arguments import (
     weights_file,
     writable,
 )
-from tscode_yolo.study.detects import refusal
-from tscode_yolo.study.latency import current, timed
-from tscode_yolo.study.loading import built, checkpoint
-from tscode_yolo.study.profile_tables import show
-from tscode_yolo.study.provenance import provenance
-from tscode_yolo.study.storage import write_json
-from tscode_yolo.study.training import loss_cost, training_cost
+from tscode_yolo.verbs.loading import built, checkpoint
+from tscode_yolo.verbs.provenance import provenance
+from tscode_yolo.verbs.storage import write_json
 
 GRAPH = "cudagraph"  # PyTorch's kernels as one CUDA graph: their own time, without that of launching them one by one
 FORMATS = {  # format -> modules it needs

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from tscode_yolo.study.storage import read_json
+from tscode_yolo.verbs.storage import read_json
 
 SHOWN = 24  # rows of a table; finished and waiting runs beyond it are only counted
 JUDGING = 0.5  # epochs' worth of time that a run takes at the least: it is judged when its epochs are done

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tscode_yolo.study.storage import read_json
+from tscode_yolo.verbs.storage import read_json
 
 FILE = "result.json"
 KINDS: dict[str, type | tuple[type, ...]] = {  # what the statistics and the report read of it

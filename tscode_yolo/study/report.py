@@ -8,7 +8,7 @@ from tscode_yolo.study import figures
 from tscode_yolo.study.document import Document
 from tscode_yolo.study.plan import Study
 from tscode_yolo.study.results import METRICS, versions_of
-from tscode_yolo.study.storage import write_json
+from tscode_yolo.verbs.storage import write_json
 
 SHOWN = ("AP", "AP_averaged", "AP50", "AP75", "APs", "APm", "APl", "mAP", "mAP50", "final_AP", "final_AP50")
 MANY = 5  # arms that a title still names one by one

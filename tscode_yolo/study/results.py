@@ -11,7 +11,7 @@ import numpy as np
 from tscode_yolo.study.plan import Study
 from tscode_yolo.study.record import finished
 from tscode_yolo.study.statistics import holm, paired, pooled, seeds_needed, summary
-from tscode_yolo.study.storage import read_json
+from tscode_yolo.verbs.storage import read_json
 
 SCHEMA = 1
 Getter = Callable[[dict[str, Any]], float | None]

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tscode_yolo.study.record import FILE, finished
-from tscode_yolo.study.storage import read_json, sole_owner, without_folders, write_json
+from tscode_yolo.verbs.storage import read_json, sole_owner, without_folders, write_json
 
 ORPHAN_CHECK_S = 1.0
 
@@ -93,7 +93,7 @@ def execute(folder: Path, lent: dict[str, Any]) -> dict[str, Any]:
 
 def _place(trainer: Any, threads: int | None) -> dict[str, Any]:
     """What this process trains or judges with, and on."""
-    from tscode_yolo.study.provenance import hardware, software
+    from tscode_yolo.verbs.provenance import hardware, software
 
     return {"threads": threads, "device": str(trainer.device), "hardware": hardware(), "software": software()}
 

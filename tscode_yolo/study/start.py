@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from ultralytics.nn.tasks import DetectionModel
 
-from tscode_yolo.study.loading import built, checkpoint
+from tscode_yolo.verbs.loading import built, checkpoint
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

@@ -24,7 +24,6 @@ from ultralytics.utils import LOGGER
 from ultralytics.utils.torch_utils import strip_optimizer, unwrap_model
 
 from tscode_yolo.study.evaluation import HOST_KEYS, StudyValidator
-from tscode_yolo.study.loading import checkpoint
 from tscode_yolo.study.start import (
     body_fingerprint,
     epoch_seed,
@@ -33,7 +32,8 @@ from tscode_yolo.study.start import (
     transfer_body,
     weights_of,
 )
-from tscode_yolo.study.storage import write_json, write_whole
+from tscode_yolo.verbs.loading import checkpoint
+from tscode_yolo.verbs.storage import write_json, write_whole
 
 STATE_VERSION = 1
 RECORD = ("history", "body", "resumed", "repeated", "exact_resume")

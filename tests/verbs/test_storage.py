@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from tscode_yolo.study.storage import read_json, sole_owner, without_folders, write_json, write_whole
+from tscode_yolo.verbs.storage import read_json, sole_owner, without_folders, write_json, write_whole
 
 
 def test_json_round_trip_turns_what_json_lacks_into_what_it_has(tmp_path):

@@ -34,7 +34,7 @@ def checkpoint(file: str | Path, key: str = "model") -> Any:
     except Exception as e:  # unpickling a file of somebody else's may raise anything
         raise ValueError(
             f"{key}={Path(file).name}: expected a checkpoint that Ultralytics saved, got a file it cannot load "
-            f"({type(e).__name__}: {_one_line(e)}); fetch or save it again"
+            f"({type(e).__name__}: {one_line(e)}); fetch or save it again"
         ) from e
 
 
@@ -91,7 +91,7 @@ def built(name: str, nc: int | None = None, key: str = "model") -> DetectionMode
     except Exception as e:  # what the host says of a YAML of another kind of model, or of a wrong row, has no one type
         raise ValueError(
             f"{key}={Path(name).name}: expected the YAML of a detection model, got one the host cannot build as such "
-            f"({type(e).__name__}: {_one_line(e)}); give a detect YAML or weights"
+            f"({type(e).__name__}: {one_line(e)}); give a detect YAML or weights"
         ) from e
 
 
@@ -131,17 +131,17 @@ def data_yaml(data: str | Path, key: str = "data") -> dict[str, Any]:
     try:
         return check_det_dataset(str(data))
     except FileNotFoundError as e:
-        raise FileNotFoundError(f"{key}={data}: {_one_line(e)}") from None
+        raise FileNotFoundError(f"{key}={data}: {one_line(e)}") from None
     except (OSError, ImportError):  # these say themselves what is wrong
         raise
     except Exception as e:  # what the host, or YAML, says of a wrong file has no one type
         raise ValueError(
             f"{key}={Path(data).name}: expected a data YAML (train, val, names), got one the host refuses: "
-            f"{_one_line(e)}"
+            f"{one_line(e)}"
         ) from None
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """A message in one line, without the host's icons and colours."""
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
     text = re.sub(r"\x1b\[[0-9;]*m", "", text).encode("ascii", "ignore").decode().replace("ERROR", "")

@@ -21,7 +21,7 @@ _PART = r"[/\\][^/\\\s'\":,]+"
 ABSOLUTE = re.compile(rf"(?<![\w./])(?:[A-Za-z]:)?(?:{_PART})*?(?P<last>(?:{_PART}){{2}})(?![/\\\w])")
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, flush it to disk, then put it in place in one step.
 
     Args:
@@ -46,8 +46,17 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
 
 def write_json(path: Path, value: object) -> None:
     """Write JSON whole or not at all. NaN and infinity become null: JSON has no word for them."""
-    text = json.dumps(_finite(value), indent=1, allow_nan=False)
-    write_whole(path, lambda p: _write_text(p, text + "\n"))
+    write_text(path, json.dumps(_finite(value), indent=1, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, UTF-8, whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    write_whole(path, lambda p: p.write_bytes(content))
 
 
 def read_json(path: Path) -> Any:
@@ -96,10 +105,6 @@ def sole_owner(folder: Path, patience: float = 30.0) -> Iterator[None]:
 def without_folders(text: str) -> str:
     """A message with each absolute path cut to its last two parts: enough to know the file, not the machine."""
     return ABSOLUTE.sub(lambda found: found["last"].strip("/\\"), text)
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def _finite(value: Any) -> Any:

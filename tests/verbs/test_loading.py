@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 
-from tscode_yolo.study.loading import checkpoint, data_yaml, model_yaml
+from tscode_yolo.verbs.loading import checkpoint, data_yaml, model_yaml
 
 
 def test_a_file_that_is_no_checkpoint_is_refused_by_name(tmp_path):
