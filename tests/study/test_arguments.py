@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from tscode_yolo.study.arguments import as_seeds, take
-from tscode_yolo.verbs.arguments import as_list, as_text, existing, one_of, take_only
 
 KNOWN = ("model", "data", "epochs")
 
@@ -33,11 +32,6 @@ def test_take_answers_a_bad_argument(args, message):
         take(args, KNOWN, ("model", "data"))
 
 
-def test_take_only_passes_nothing_on():
-    with pytest.raises(ValueError, match="imgsz=: unknown argument"):
-        take_only({"model": "a", "imgsz": 64}, KNOWN)
-
-
 @pytest.mark.parametrize(
     ("value", "seeds"), [(3, [0, 1, 2]), ("4,7", [4, 7]), ((0, 5), [0, 5]), ([9], [9]), ("12", [12])]
 )
@@ -55,20 +49,3 @@ def test_a_number_too_large_for_how_many_says_how_to_give_it_as_a_seed():
     with pytest.raises(ValueError, match=r"; the one seed 2024 is seeds=2024,$"):
         as_seeds(2024)
     assert as_seeds("2024,") == as_seeds((2024,)) == [2024]
-
-
-def test_lists_choices_and_files(tmp_path):
-    assert as_list("a, b,") == ["a", "b"]
-    assert as_list(None) == []
-    assert as_list((1, 8)) == [1, 8]
-    with pytest.raises(ValueError, match="expected one of last, best"):
-        one_of("weights", "beste", ("last", "best"))
-    with pytest.raises(FileNotFoundError, match="init="):
-        existing("init", tmp_path / "none.pt")
-
-
-def test_a_number_may_be_a_name_and_true_may_not():
-    assert as_text("out", 7) == "7"
-    for value in (True, None, [1]):
-        with pytest.raises(ValueError, match=r"out=.*: expected a name or path"):
-            as_text("out", value)
