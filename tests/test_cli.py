@@ -104,6 +104,8 @@ def test_help_takes_a_verb_behind_it_too(capsys):
     said = capsys.readouterr().out
     assert cli.main(["help", "profile"]) == 0
     assert capsys.readouterr().out == said
+    assert cli.main(["help", "profil"]) == 2
+    assert "did you mean 'profile'?" in capsys.readouterr().err
 
 
 def test_an_error_is_a_traceback_where_that_is_asked_for(monkeypatch):

@@ -112,7 +112,9 @@ def test_cfg_path_finds_shipped_names_only():
     ("options", "message"),
     [
         ({"sce": False, "cls_width": 4.0, "sce_kernel": 7}, "sce_kernel, cls_width (of a head with sce: true)"),
-        ({"dpe": False, "box_depth": 2}, "box_depth (of a head with dpe: true)"),
+        ({"dpe": False, "box_depth": 2, "dpe_width": 0.5}, "box_depth, dpe_width (of a head with dpe: true)"),
+        ({"sce": False, "dpe": False, "norm": "gn"}, "norm (of a head with sce: true or dpe: true)"),
+        ({"sce": False, "norm": "gn", "down_conv": "dense"}, ""),
         ({"sce": False, "share_towers": True, "cls_width": 4.0, "sce_skip": "none"}, "sce_skip (of a head"),
         ({"sce": False, "dpe": False, "dcn": True, "cls_depth": 1, "box_depth": 2}, ""),
         ({"sce": False, "cls_width": 1.0}, ""),  # as it is anyway

@@ -98,8 +98,8 @@ def main(argv: list[str] | None = None) -> int:
     With ``TSCODE_DEBUG=1`` in the environment an error is a traceback instead of one line.
     """
     argv = sys.argv[1:] if argv is None else argv
-    if len(argv) == 2 and argv[0] == "help" and argv[1] in VERBS:
-        argv = argv[::-1]
+    if len(argv) > 1 and argv[0] == "help":
+        argv = [argv[1], "help", *argv[2:]]
     if not argv or argv[0] in ("help", "-h", "--help"):
         print(usage())
         return 0

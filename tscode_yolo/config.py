@@ -68,8 +68,9 @@ IDLE_WITHOUT = (
         ("cls_conv", "cls_width", "cls_depth", "cls_kernel"),
         ("share_towers", "dcn", "dpe_neck"),
     ),
-    ("dpe", ("dpe_at", "dpe_levels"), ("box_conv", "box_width", "box_depth"), ("share_towers", "dcn")),
+    ("dpe", ("dpe_at", "dpe_levels"), ("box_conv", "box_width", "box_depth", "dpe_width"), ("share_towers", "dcn")),
 )
+IDLE_WITHOUT_BOTH = ("norm", "act", "pred_kernel", "tower_bias", "share_down", "down_conv")
 
 
 @dataclass(frozen=True)
@@ -261,6 +262,9 @@ class HeadConfig:
                 idle = [n for n in (*its_own, *(() if rebuilt else of_its_tower)) if n in given]
                 idle = [n for n in idle if getattr(self, n) != fields[n]]
                 off += [f"{', '.join(idle)} (of a head with {switch}: true)"] if idle else []
+        if not (self.sce or self.dpe or self.share_towers or self.dcn or self.dpe_neck):
+            idle = [n for n in IDLE_WITHOUT_BOTH if n in given and getattr(self, n) != fields[n]]
+            off += [f"{', '.join(idle)} (of a head with sce: true or dpe: true)"] if idle else []
         return f"tscode options without effect: {'; '.join(off)}" if off else ""
 
     def as_dict(self) -> dict[str, Any]:

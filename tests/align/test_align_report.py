@@ -121,6 +121,8 @@ def test_names_of_classes_and_files_are_escaped(written, tmp_path):
      ({"model": "m", "data": "d", "help": 1}, "valid: annotations, .*images, imgsz"),
      ({"model": "m", "data": "d", "conf": 2}, "conf=2: expected a number from 0 to 1"),
      ({"model": "m", "data": "d", "imgsz": "x"}, "imgsz"),
+     ({"model": "m", "data": "d", "imgsz": 100}, "imgsz=100: expected a multiple of 32"),
+     ({"model": "m", "data": "d", "device": "x"}, "device=x: expected cpu"),
      ({"model": "m", "data": "d", "limit": 0}, "limit"), ({"model": "m", "data": "d", "cam": -1}, "cam"),
      ({"model": "m", "data": "d", "baseline_results": "r"}, "results="),
      ({"model": [5], "data": "d"}, "model=.*: expected a name or path"),
@@ -221,8 +223,12 @@ def test_every_key_is_documented():
             assert rows[field.name].strip("`") == str(field.default).lower(), field.name
 
 
-def test_device_zero_is_a_name():
-    assert AlignArgs.parse({"model": "m", "data": "d", "device": 0}).device == "0"
+def test_a_device_is_a_name_or_the_number_of_a_gpu(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    assert AlignArgs.parse({"model": "m", "data": "d", "device": 0}).device == "cuda:0"
+    assert AlignArgs.parse({"model": "m", "data": "d", "device": "cpu"}).device == "cpu"
+    with pytest.raises(ValueError, match="device=7: expected one of 1 GPUs"):
+        AlignArgs.parse({"model": "m", "data": "d", "device": 7})
 
 
 def test_short_names_tell_models_apart():

@@ -149,6 +149,8 @@ def test_wrong_arguments_end_in_one_line(lively, capsys, tmp_path):
         ([f"model={lively}", "imgsz=100"], "expected a multiple of 32"),
         ([f"model={lively}", f"source={tmp_path}"], "expected images, got none"),
         ([f"model={lively}", "format=onnx"], "did you mean formats=?"),
+        ([f"model={lively}", "formats="], "formats=: expected one or more of torchscript, onnx"),
+        ([f"model={lively}", "timeout=0"], "timeout=0: expected a number >= 1"),
         ([f"model={lively}", "strict=no"], "strict='no': expected true or false"),
         ([f"model={lively}", f"json={tmp_path}"], "expected a file, got a folder"),
         ([f"model={lively}", "data=nowhere.yaml"], "data=nowhere.yaml"),

@@ -21,7 +21,17 @@ from tscode_yolo.align.predict import Detector
 from tscode_yolo.align.report import build
 from tscode_yolo.align.source import open_source
 from tscode_yolo.align.verdict import findings, headline
-from tscode_yolo.verbs.arguments import as_count, as_flag, as_number, as_text, take_only
+from tscode_yolo.verbs.arguments import (
+    as_count,
+    as_device,
+    as_flag,
+    as_number,
+    as_side,
+    as_text,
+    existing,
+    take_only,
+    weights_file,
+)
 from tscode_yolo.verbs.storage import write_bytes, write_json, write_text
 
 PATHS = ("model", "data", "baseline", "split", "annotations", "images", "results", "baseline_results", "out")
@@ -33,7 +43,6 @@ COUNTS = {
     "cam": 0,
     "resamples": 0,
     "seed": 0,
-    "imgsz": 32,
     "limit": 1,
 }
 
@@ -106,6 +115,7 @@ class AlignArgs:
 
         Raises:
             ValueError: an unknown or missing key, or a value out of range; the message says what to do.
+            FileNotFoundError: a file that is named is not there.
         """
         given = take_only(args, [f.name for f in fields(cls)], required=("model", "data"))
         typed: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
@@ -114,15 +124,22 @@ class AlignArgs:
                 typed[key] = as_text(key, value)
             elif key in COUNTS:
                 typed[key] = as_count(key, value, COUNTS[key])
+            elif key == "imgsz":
+                typed[key] = as_side(value)
             elif key in ("conf", "iou"):
                 typed[key] = as_number(key, value, most=1.0)
             elif key in ("rect", "verbose", "end2end"):
                 typed[key] = as_flag(key, value)
             else:
-                typed[key] = str(value)  # device=0 is a name
+                typed[key] = str(as_device(value))
         found = cls(**typed)
         if found.baseline_results and not found.results:
             raise ValueError("expected results=... beside baseline_results=, got none")
+        for key in ("model", "baseline"):
+            if str(getattr(found, key)).endswith(".pt"):
+                weights_file(key, getattr(found, key))  # is there, or is fetched
+        if found.annotations:
+            existing("annotations", found.annotations)
         return found
 
 

@@ -24,7 +24,16 @@ from tscode_yolo import register
 from tscode_yolo.graft.fit import Budget, fit
 from tscode_yolo.graft.images import batches, find_images
 from tscode_yolo.graft.pair import Pair
-from tscode_yolo.verbs.arguments import as_count, as_list, as_number, as_side, take_only, weights_file, writable
+from tscode_yolo.verbs.arguments import (
+    as_count,
+    as_device,
+    as_list,
+    as_number,
+    as_side,
+    take_only,
+    weights_file,
+    writable,
+)
 from tscode_yolo.verbs.loading import checkpoint, data_yaml, with_options
 from tscode_yolo.verbs.provenance import provenance
 from tscode_yolo.verbs.storage import write_json, write_whole
@@ -127,6 +136,8 @@ def graft(
         raise ValueError(f"model={model}: expected a model YAML; the new head starts fresh")
     found = data_yaml(data) if data else None
     files = find_images([Path(str(f)).expanduser() for f in as_list(images)])
+    if device is not None:
+        as_device(device)
     where = select_device("" if device is None else str(device), verbose=False)
     init_seeds(seed)
     teacher = checkpoint(source, "weights").float()

@@ -114,7 +114,7 @@ def parity(
     for file in filter(None, (weights, stock)):
         load(str(file))  # a clear error now rather than one in every process
     tolerances = Tolerances(as_number("boxes", boxes), as_number("scores", scores), as_number("ap", ap))
-    conf, timeout = as_number("conf", conf, most=1.0), as_number("timeout", timeout)
+    conf, timeout = as_number("conf", conf, most=1.0), as_number("timeout", timeout, least=1)
     labels = as_text("data", data) if data else None
     labels = str(Path(labels).expanduser().absolute()) if labels and Path(labels).expanduser().is_file() else labels
     images = pick_images(labels, source, as_count("count", count))
@@ -152,6 +152,8 @@ def plan(formats: Any, words: Any, imgsz: int, end2end: bool) -> dict[str, list[
     """
     wanted = as_list(formats)
     wanted = list(variants.NEEDS) if "all" in wanted else wanted
+    if not wanted:
+        raise ValueError(f"formats=: expected one or more of {', '.join(variants.NEEDS)}, or all")
     for fmt in wanted:
         if fmt not in variants.NEEDS:
             raise ValueError(unknown_name("format", str(fmt), [*variants.NEEDS, "all"]))

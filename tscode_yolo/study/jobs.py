@@ -144,9 +144,10 @@ def _write_job(folder: Path, job: dict[str, Any]) -> Path:
             a, b = old.get("train", {}), job["train"]
             changed = [k for k in changed if k != "train"] + sorted(k for k in {*a, *b} if a.get(k) != b.get(k))
         if changed:
+            names = ["loader_workers" if k == "workers" else k for k in changed]  # as a study calls it
             raise ValueError(
                 f"out=: {folder.parent.parent.name}/{folder.parent.name}/{folder.name} holds a run with another "
-                f"{', '.join(changed)}; choose another out=, or delete the folder to start again"
+                f"{', '.join(names)}; choose another out=, or delete the folder to start again"
             )
     write_json(folder / "job.json", job)
     return folder
