@@ -38,16 +38,13 @@ def test_layers_and_scales_are_the_hosts(model):
 
 
 @pytest.mark.parametrize(
-    "scale",
+    ("model", "scale"),
     [
-        "n",
-        "s",
-        pytest.param("m", marks=pytest.mark.slow),
-        pytest.param("l", marks=pytest.mark.slow),
-        pytest.param("x", marks=pytest.mark.slow),
+        pytest.param(model, scale, marks=[pytest.mark.slow] if scale in "mlx" else [])
+        for model in MODELS
+        for scale in ("ns" if model.endswith("-stock.yaml") else "nsmlx")  # a preset does not depend on the scale
     ],
 )
-@pytest.mark.parametrize("model", MODELS)
 def test_every_yaml_builds_at_every_scale(model, scale):
     name = name_at(model, scale)
     built = tasks.DetectionModel(name, nc=3, verbose=False)
