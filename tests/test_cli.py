@@ -3,11 +3,13 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import re
+import subprocess
 import sys
 
 import pytest
 
 from tscode_yolo import __version__, cli, doctor
+from tscode_yolo.parity.variants import ALL, NEEDS
 
 
 @pytest.mark.parametrize(
@@ -97,6 +99,28 @@ def test_every_verb_explains_itself(verb, capsys):
     keys = getattr(module, "KEYS", None) or getattr(module, "ARGUMENTS", ())
     keys = [f.name for f in dataclasses.fields(keys)] if dataclasses.is_dataclass(keys) else keys
     assert [k for k in keys if not re.search(rf"\b{k}\b[=: ]", said)] == []
+
+
+def test_help_says_the_defaults_where_they_stand_in_the_code(capsys):
+    assert cli.main(["parity", "help"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^    count: .* \[8\]$", said, flags=re.MULTILINE)
+    assert re.search(r"^    baseline: [^\[]*$", said, flags=re.MULTILINE)
+    assert [name for name in (*NEEDS, "base", *ALL) if not re.search(rf"\b{name}\b", said)] == ["opset17"]
+    assert cli.main(["align", "help"]) == 0
+    assert re.search(r"^    rect: .* \[true\]$", capsys.readouterr().out, flags=re.MULTILINE)
+
+
+def test_a_reader_who_has_seen_enough_is_no_error():
+    head = [sys.executable, "-c", "import sys; sys.stdin.readline()"]
+    with subprocess.Popen(head, stdin=subprocess.PIPE) as reader:
+        reader.stdin.write(b"\n")
+        reader.stdin.flush()
+        reader.wait()
+        shown = subprocess.run(
+            [sys.executable, "-m", "tscode_yolo.cli", "help"], stdout=reader.stdin, stderr=subprocess.PIPE, check=False
+        )
+    assert (shown.returncode, shown.stderr) == (0, b"")
 
 
 def test_help_takes_a_verb_behind_it_too(capsys):

@@ -120,13 +120,21 @@ def test_cfg_path_finds_shipped_names_only():
         ({"sce": False, "cls_width": 1.0}, ""),  # as it is anyway
         ({"cls_width": 4.0, "box_depth": 2}, ""),
         ({"preset": "stock"}, ""),
+        ({"sce_down": "avg", "dpe_levels": [0, 1], "down_conv": "dense"}, "down_conv (of a head that halves a map"),
+        ({"sce": False, "dpe_levels": [0, 1], "down_conv": "dense"}, "down_conv (of a head that halves a map"),
+        ({"sce_down": "avg", "down_conv": "dense"}, ""),
+        ({"one2one_sce": True}, "one2one_sce (of a model with end2end: true)"),
         (HeadConfig.from_mapping({"sce": False, "cls_width": 4.0}).as_dict(), ""),  # a checkpoint's
     ],
 )
 def test_options_that_do_nothing_are_named(options, message):
-    idle = HeadConfig.from_mapping(options).idle(options)
+    idle = HeadConfig.from_mapping(options).idle(options, end2end=False)
     assert message in idle
     assert bool(message) == bool(idle)
+
+
+def test_an_end_to_end_head_has_a_one_to_one_branch():
+    assert not HeadConfig.from_mapping({"one2one_sce": True}).idle({"one2one_sce": True}, end2end=True)
 
 
 def test_a_head_made_without_a_mapping_is_the_default_one():

@@ -247,8 +247,12 @@ def test_the_users_own_file_of_that_name_wins(tmp_path, monkeypatch):
 def test_names_of_nobody_stay_the_hosts_error_or_get_the_closest_of_ours():
     with pytest.raises(FileNotFoundError, match=r"^'nobody\.yaml' does not exist"):
         tasks.yaml_model_load("nobody.yaml")
-    with pytest.raises(FileNotFoundError, match=r"did you mean 'yolo26-tscode\.yaml'"):
+    with pytest.raises(FileNotFoundError, match=r"of that name: yolo27-tscode\.yaml; did you mean yolo26-tscode\.yaml"):
         tasks.yaml_model_load("yolo27-tscode.yaml")
+    with pytest.raises(FileNotFoundError, match=r"of that name; did you mean yolo11n-tscode\.yaml\?$"):
+        tasks.yaml_model_load("yolo11nn-tscode.yaml")
+    with pytest.raises(FileNotFoundError, match=r"zzzzzzzzzzzzzz\.yaml; valid, .*yolo12-tscode\.yaml"):
+        tasks.yaml_model_load("tscode-zzzzzzzzzzzzzz.yaml")
     with pytest.raises(ValueError, match=r"describes a data set, not a model: data=shapes\.yaml"):
         tasks.yaml_model_load("shapes.yaml")
     assert tasks.yaml_model_load("yolo11s.yaml")["scale"] == "s"

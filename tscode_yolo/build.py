@@ -130,7 +130,7 @@ def stock_rows(d: Mapping[str, Any], fpn: Any) -> tuple[HeadConfig, list[Any]]:
     args, options = split_row([[0] * 2 if whole else source, number, NAME, args], d)
     with errors_name(d):
         config = HeadConfig.from_mapping(d.get("tscode"), options)
-    if idle := config.idle({**(d.get("tscode") or {}), **(options or {})}):
+    if idle := config.idle({**(d.get("tscode") or {}), **(options or {})}, bool(d.get("end2end"))):
         LOGGER.warning(f"{yaml_name(d)}: {idle}")
     if whole:
         maps = list(enumerate(fpn.out_channels))[not config.finer :]

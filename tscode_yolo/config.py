@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -246,11 +247,12 @@ class HeadConfig:
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**values)
 
-    def idle(self, given: Mapping[str, Any]) -> str:
+    def idle(self, given: Mapping[str, Any], end2end: bool = True) -> str:
         """What somebody should know whose options do nothing here, or nothing (an empty text).
 
         Args:
             given: options as they were written. With all of them, as a checkpoint keeps them, none was asked for.
+            end2end: whether the model's head is end-to-end, with a one-to-one branch.
         """
         fields = {f.name: f.default for f in dataclasses.fields(self)}
         if set(fields) <= set(given):
@@ -265,6 +267,11 @@ class HeadConfig:
         if not (self.sce or self.dpe or self.share_towers or self.dcn or self.dpe_neck):
             idle = [n for n in IDLE_WITHOUT_BOTH if n in given and getattr(self, n) != fields[n]]
             off += [f"{', '.join(idle)} (of a head with sce: true or dpe: true)"] if idle else []
+        elif not (self.sce and self.sce_down == "conv") and not (self.dpe and -1 in self.dpe_levels):
+            given_idly = "down_conv" in given and self.down_conv != fields["down_conv"]
+            off += ["down_conv (of a head that halves a map by a conv)"] if given_idly else []
+        if self.sce and self.one2one_sce and "one2one_sce" in given and not end2end:
+            off += ["one2one_sce (of a model with end2end: true)"]
         return f"tscode options without effect: {'; '.join(off)}" if off else ""
 
     def as_dict(self) -> dict[str, Any]:
@@ -336,6 +343,18 @@ def cfg_path(name: str | Path) -> Path | None:
 def model_names() -> list[str]:
     """Bare names of the shipped model YAMLs; those of a YOLO family take a scale letter (yolo11s-tscode.yaml)."""
     return sorted(p.name for p in cfg_dir().rglob("*.yaml") if p.parent.name != "datasets")
+
+
+def scaled_names(bare: Iterable[str]) -> list[str]:
+    """Names of model YAMLs, and of those of a YOLO family each with its five scale letters (yolo11n-tscode.yaml)."""
+    family = re.compile(r"^(yolov?\d+|tscode)(?=[-.])")  # where the letter goes
+    return list(dict.fromkeys(x for n in bare for x in (n, *(family.sub(rf"\g<1>{s}", n) for s in "nsmlx"))))
+
+
+def closest_model(name: str, others: Sequence[str] = ()) -> str | None:
+    """The model YAML whose name is most like `name`, at any scale, among ours and `others`; None if none is like it."""
+    known = scaled_names([*model_names(), *others])
+    return next(iter(difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.75)), None)
 
 
 def completed(options: Mapping[str, Any]) -> dict[str, Any]:

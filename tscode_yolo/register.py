@@ -16,7 +16,7 @@ from typing import Any
 
 import tscode_yolo
 from tscode_yolo.build import NAME, build_layers, resolve_recipe, yaml_name
-from tscode_yolo.config import cfg_path, model_names, unknown_name
+from tscode_yolo.config import cfg_path, closest_model, model_names
 
 SUPPORTED = ((8, 4, 0), (9, 0, 0))  # ultralytics, first excluded last
 
@@ -70,9 +70,19 @@ def _or_say_closest(original: Callable[..., Any], file: Any, *args: Any, **kwarg
     try:
         return original(file, *args, **kwargs)
     except FileNotFoundError:
-        if "tscod" not in Path(file).name.lower():
+        name = Path(file).name
+        if "tscod" not in name.lower():
             raise
-        raise FileNotFoundError(unknown_name("model YAML", Path(file).name, model_names())) from None
+        raise FileNotFoundError(f"expected a model YAML, got no file of that name{_closest(name)}") from None
+
+
+def _closest(name: str) -> str:
+    """What follows "got no file of that name": the name, and the closest one or all of them."""
+    close = closest_model(name)
+    # The host asks a second time without a scale letter, so that for yolo11nn-tscode.yaml a right name comes here.
+    given = "" if close == name else f": {name}"
+    every = f"valid, those of a YOLO family with a scale letter too: {', '.join(model_names())}"
+    return f"{given}; did you mean {close}?" if close else f"{given}; {every}"
 
 
 def _check_file(original: Callable[..., Any]) -> Callable[..., Any]:

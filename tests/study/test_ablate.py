@@ -114,6 +114,7 @@ def test_a_grid_of_one_model_is_no_study(drawn, tmp_path):
         ("rows: [{label: [x], options: {}}, {label: b, options: {}}]", r"expected a text as label, got \['x'\]"),
         ("base: [1, 2]\nrows: [{label: a, options: {}}, {label: b, options: {}}]", r"as base, got \[1, 2\]"),
         ("rows: [", "expected YAML, got"),
+        ("rows: [{label: a, options: {}}, {label: a, options: {sce: false}}]", "of its own .* got 'a' more than once"),
         ("rows: [{label: a, options: {}}, {options: {}}]", "expected a row with 'label'"),
         ("rows: [{label: a, options: {}}, {label: b, options: {}, model: m}]", "either 'options' or 'model'"),
         ("rows: [{label: a, options: {}}, {label: b, option: {}, model: m}]", "unknown key"),
@@ -127,8 +128,40 @@ def test_a_bad_grid_is_explained(tmp_path, content, message):
 
 def test_a_row_whose_options_do_nothing_is_no_row(tmp_path):
     rows = [{"label": "base", "options": {}}, {"label": "wide", "options": {"cls_width": 2.0}}]
-    with pytest.raises(ValueError, match=r"row 'wide': .* without effect: cls_width \(of a head with sce: true\)"):
+    with pytest.raises(
+        ValueError, match=r"row 2 of the grid, 'wide': .* without effect: cls_width \(of a head with sce: true\)"
+    ):
         write_arms("yolo26n-tscode.yaml", rows, tmp_path)
+
+
+def test_a_wrong_option_names_its_row(tmp_path):
+    rows = [{"label": "base", "options": {}}, {"label": "typo", "options": {"sce_kernal": 5}}]
+    with pytest.raises(ValueError, match=r"row 2 of the grid, 'typo': unknown tscode option .* 'sce_kernel'"):
+        write_arms("yolo11n-tscode.yaml", rows, tmp_path)
+    rows[1] = {"label": "typo", "model": "yolo11n-tscod.yaml"}
+    with pytest.raises(FileNotFoundError, match=r"row 2 of the grid, 'typo': model=.*did you mean"):
+        write_arms("yolo11n-tscode.yaml", rows, tmp_path)
+
+
+def test_a_refused_study_leaves_no_folder(drawn, tmp_path):
+    (tmp_path / "grid.yaml").write_text("rows: [{label: a, options: {}}, {label: b, options: {sce_kernal: 5}}]")
+    (tmp_path / "good.yaml").write_text("rows: [{label: a, options: {}}, {label: b, options: {sce: false}}]")
+    out = tmp_path / "out"
+    args = {"data": str(drawn), "out": str(out), "epochs": 1, "imgsz": 64, "batch": 4}
+    for wrong in (
+        {"grid": str(tmp_path / "grid.yaml")},
+        {"grid": str(tmp_path / "good.yaml"), "base": "yolo11n.yam"},
+        {"grid": str(tmp_path / "good.yaml"), "imgsz": 65},
+        {"grid": str(tmp_path / "good.yaml"), "reuse": str(tmp_path / "good.yaml")},
+    ):
+        with pytest.raises((ValueError, FileNotFoundError)):
+            main({**args, **wrong})
+        assert not out.exists()
+    out.mkdir()
+    (out / "mine.txt").write_text("kept")
+    with pytest.raises(ValueError, match="sce_kernal"):
+        main({**args, "grid": str(tmp_path / "grid.yaml")})
+    assert (out / "mine.txt").read_text() == "kept"
 
 
 def test_a_wrong_name_is_explained(drawn):

@@ -254,6 +254,18 @@ def test_one_study_at_a_time_in_a_folder(drawn, tmp_path):
         compare.main({**args, "out": str(tmp_path)})
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"cpus": 2}, "cpus=: has no effect with engine=local, it is for engine=ray"),
+        ({"engine": "ray", "workers": 2}, "workers=: has no effect with engine=ray, it is for engine=local"),
+    ],
+)
+def test_an_argument_of_the_other_engine_is_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        compare.engine_arguments(given)
+
+
 def test_latency_is_measured_on_the_runs_gpu_if_it_is_here(monkeypatch):
     monkeypatch.setattr(
         compare, "as_device", lambda d: torch.device("cuda", int(d)) if str(d).isdigit() else compare.CPU

@@ -140,4 +140,8 @@ def test_a_run_whose_progress_cannot_be_read_does_not_end_the_study(tmp_path, mo
     console = Console(file=io.StringIO())
     with progress.Progress({good: "good", bad: "bad", junk: "junk"}, 1, 3, console) as shown:
         shown.tick({good: "running", bad: "running", junk: "failed: why"})
-    assert "0 of 3 runs done" in console.file.getvalue()
+        write_json(good / "train" / "progress.json", {"epoch": 3, "epochs": 3, "mAP": 54.32, "seconds": 2.0})
+        shown.tick({good: "done", bad: "running", junk: "failed: why"})
+    lines = console.file.getvalue().splitlines()
+    assert "0 of 3 runs done, 0:00:10 left; epochs 1/3" in lines
+    assert "good: done, mAP 54.3" in lines

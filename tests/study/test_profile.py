@@ -98,6 +98,10 @@ def _classifier(folder):
         ({"model": "yolo11n.yaml", "formats": "onxx"}, "expected one of pytorch, cudagraph, onnx, openvino"),
         ({"model": "yolo11n.yaml", "imgsz": 3}, "imgsz=3"),
         ({"model": "yolo11n.yaml", "nc": 0}, "nc=0"),
+        (
+            {"model": "nobody.pt", "nc": 3},
+            "nc=3: expected a model YAML, a checkpoint has the classes it was trained on",
+        ),
         ({"model": "yolo11n.yaml", "formats": ""}, "formats=: expected one or more of pytorch, cudagraph, onnx, open"),
         ({"model": "yolo11n.yaml", "imgsz": 64, "train_batch": 1}, "train_batch=1: expected 2 or more"),
         ({"model": "yolo11n.yaml", "device": "foo"}, "device=foo"),

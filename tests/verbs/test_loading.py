@@ -55,6 +55,13 @@ def test_a_model_name_like_no_other_gets_no_suggestion():
         model_yaml("resnet.yaml")
 
 
+def test_a_data_yaml_that_is_not_there_comes_with_advice(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r"^final=nope\.yaml: 'nope\.yaml' does not exist; give the path of a data"
+    ):
+        data_yaml("nope.yaml", "final")
+
+
 def test_a_data_yaml_without_a_split_is_refused_by_name(tmp_path):
     (tmp_path / "d.yaml").write_text("path: .\ntrain: images\nnames: [a]\n")
     with pytest.raises(ValueError, match=r"data=d\.yaml: .*'val:' key missing"):

@@ -58,14 +58,15 @@ class AlignArgs:
         split: part of the YAML.
         annotations: COCO JSON to use instead of the YAML's label files (crowds are then known).
         images: folder of the images of a COCO JSON.
-        imgsz: long side of the input; by default what the (first) checkpoint was trained with, else 640.
+        imgsz: long side of the input in pixels, a multiple of 32; by default what the (first) checkpoint was trained
+            with, else 640.
         rect: pad like ``yolo val`` (True) or to a square.
         batch: images a forward pass.
-        device: as the host writes it.
+        device: cpu, mps or a GPU's number.
         conf: score floor before NMS.
         iou: NMS threshold.
         max_det: detections an image.
-        end2end: which branch of a two-branch head; None as the model is set.
+        end2end: which branch of a two-branch head, true for one-to-one; by default as the model is set.
         limit: first so many images only.
         examples: worst disagreements drawn, per model.
         cam: objects for which gradient maps are drawn, per model.

@@ -19,6 +19,7 @@ from ultralytics.utils.patches import imread
 
 from tscode_yolo.align.coco import CocoFile, listed_images
 from tscode_yolo.align.labels import BadLabel, LabelFolder, Objects
+from tscode_yolo.verbs.storage import short
 
 LISTED = 20  # problems named in the report: enough to act on; the count says how many more
 
@@ -60,11 +61,6 @@ def list_images(places: str | Path | list[str | Path]) -> list[Path]:
     if not found:
         raise FileNotFoundError(f"expected images in {places}, got none (known endings: {sorted(IMG_FORMATS)})")
     return sorted(found)
-
-
-def short(path: Path) -> str:
-    """A file's name with its folder: enough to find it, without the folders of this machine."""
-    return "/".join(path.parts[-2:])
 
 
 class Source:

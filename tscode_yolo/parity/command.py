@@ -88,18 +88,20 @@ def parity(
     Args:
         model: checkpoint of a detection model, trained (random weights prove little); official ones are fetched.
         baseline: checkpoint of the stock head, put through the same.
-        formats: among `tscode_yolo.parity.variants.NEEDS`, or ``all``.
-        variants: words as in `tscode_yolo.parity.variants`, or ``all``.
+        formats: the host's names joined by commas, or ``all``: torchscript, onnx, openvino, ncnn, mnn, executorch,
+            litert, saved_model, pb, paddle, coreml, engine.
+        variants: words, several of one export joined by ``+``, exports by commas, or ``all``: base (float32, fixed
+            size, batch 1), half, int8, dynamic, nms, end2end, native, unslimmed, opset12, batch8, 480x640.
         data: data YAML: images from its validation split, AP on it, int8 calibrated on its training split.
-        source: folder of images instead; without both, the two photographs the host ships.
+        source: folder of images instead of `data`; without both, the two photographs the host ships.
         count: images to compare on.
         imgsz: side of the input in pixels, a multiple of 32; other sizes go into `variants`, as 480x640.
         conf: threshold of detections.
         rounds: of timing; 0 for none.
         timeout: seconds a format may take.
-        boxes: tolerance in pixels, as `scores` and `ap` see `tscode_yolo.parity.judge.Tolerances`.
-        scores: tolerance.
-        ap: tolerance in AP points.
+        boxes: largest error of a box's side in pixels with which a float32 export passes; of others AP decides.
+        scores: the same for scores.
+        ap: points of AP that coarser arithmetic may cost beyond what it costs the baseline.
 
     Returns:
         ``rows`` (see `tscode_yolo.parity.measure.measure`, with ``verdict``, ``reason`` and ``packages``), what was
@@ -115,11 +117,14 @@ def parity(
         load(str(file))  # a clear error now rather than one in every process
     tolerances = Tolerances(as_number("boxes", boxes), as_number("scores", scores), as_number("ap", ap))
     conf, timeout = as_number("conf", conf, most=1.0), as_number("timeout", timeout, least=1)
+    if data and source:
+        raise ValueError(f"source={source}: expected no data= beside it, whose images are compared on; leave one out")
     labels = as_text("data", data) if data else None
     labels = str(Path(labels).expanduser().absolute()) if labels and Path(labels).expanduser().is_file() else labels
     images = pick_images(labels, source, as_count("count", count))
-    least = 0 if rounds == 0 else 2
-    setting = Setting(images, labels, conf, tolerances.scores, as_count("rounds", rounds, least), as_side(imgsz), {})
+    if rounds == 1:
+        raise ValueError("rounds=1: expected 2 or more, or 0 for no timing")
+    setting = Setting(images, labels, conf, tolerances.scores, as_count("rounds", rounds, 0), as_side(imgsz), {})
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         for fmt, words in plan(formats, variants, setting.imgsz, exported.two_branches(weights)).items():
@@ -176,7 +181,8 @@ def pick_images(data: str | None, source: str | None, count: int) -> list[str]:
     else:
         files = _images_in(Path(ASSETS))
     if not files:
-        raise ValueError(f"source={source}, data={data}: expected images, got none")
+        where = f"source={source}" if source else f"data={data}" if data else "the host's own images"
+        raise ValueError(f"{where}: expected images, got none")
     step = max(len(files) // count, 1)
     return files[::step][:count]
 

@@ -41,7 +41,7 @@ def push(
         repo: ``user/name`` on the Hub, made if it is not there.
         private: whether a repository made now is private.
         message: of the commit.
-        trust: as in `tscode_yolo.safe.pack.pack`.
+        trust: unpickle a ``.pt`` without restrictions. Only for files whose origin you trust.
 
     Returns:
         Address of the commit.
@@ -69,7 +69,7 @@ def save_pretrained(model: str | Path, folder: str | Path, *, trust: bool = Fals
     Args:
         model: ``.pt``, which is packed, or ``.safetensors``, which is checked and copied.
         folder: made if absent.
-        trust: as in `tscode_yolo.safe.pack.pack`.
+        trust: unpickle a ``.pt`` without restrictions. Only for files whose origin you trust.
         repo: what the model card tells people to load.
 
     Returns:

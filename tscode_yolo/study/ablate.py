@@ -24,7 +24,7 @@ from tscode_yolo.config import HeadConfig
 from tscode_yolo.study.arguments import OWN_KEYS, take
 from tscode_yolo.study.compare import carry_out
 from tscode_yolo.study.inventory import dataset_name
-from tscode_yolo.study.jobs import BEGUN
+from tscode_yolo.study.jobs import begun, unless_refused
 from tscode_yolo.study.plan import Arm, make_study, resolve_model
 from tscode_yolo.study.profile import quiet_host
 from tscode_yolo.verbs.arguments import as_list, as_text, existing, unknown
@@ -80,11 +80,12 @@ def main(args: dict[str, Any]) -> int:
     sets = [dataset_name(as_text("data", d)) for d in as_list(ours["data"])]
     default = "-".join(["ablate", Path(str(ours["grid"])).stem, Path(base).stem, "on", *sets])
     out = Path(as_text("out", ours.get("out") or f"runs/study/{default}")).expanduser().absolute()
-    with quiet_host():
-        with sole_owner(out, patience=2.0):
-            arms, layout = write_arms(base, rows, out / "models")
-        study = make_study("ablate", arms, {**ours, "out": str(out)}, theirs)
-    return carry_out(study, ours, theirs, layout)
+    with unless_refused(out):
+        with quiet_host():
+            with sole_owner(out, patience=2.0):
+                arms, layout = write_arms(base, rows, out / "models")
+            study = make_study("ablate", arms, {**ours, "out": str(out)}, theirs)
+        return carry_out(study, ours, theirs, layout)
 
 
 def read_grid(grid: str, base: str | None = None) -> tuple[str, list[dict[str, Any]]]:
@@ -126,6 +127,9 @@ def read_grid(grid: str, base: str | None = None) -> tuple[str, list[dict[str, A
             raise ValueError(
                 f"grid={grid}: expected a mapping from names of options in row {row['label']!r}, got {options!r}"
             )
+    labels = [str(row["label"]) for row in rows]
+    if twice := [x for x in labels if labels.count(x) > 1]:
+        raise ValueError(f"grid={grid}: expected a label of its own for every row, got {twice[0]!r} more than once")
     own = content.get("base", DEFAULT_BASE)
     if not isinstance(own, str):
         raise ValueError(f"grid={grid}: expected the name of a model YAML as base, got {own!r}")
@@ -151,19 +155,24 @@ def write_arms(base: str, rows: list[dict[str, Any]], folder: Path) -> tuple[lis
     layout: list[tuple[str, str]] = []
     seen: dict[str, str] = {}
     for number, row in enumerate(rows, start=1):
+        where = f"row {number} of the grid, {str(row['label'])!r}"
         key = repr(sorted(row.get("options", {"model": row.get("model")}).items()))
         if key not in seen:
             seen[key] = name = f"{Path(base).stem}-r{number:02d}"
             if "model" in row:
-                arms.append(Arm(name, resolve_model(str(row["model"])), str(row["label"])))
+                arms.append(Arm(name, resolve_model(str(row["model"]), f"{where}: model"), str(row["label"])))
             else:
                 options = {**(content.get("tscode") or {}), **row["options"]}
-                if idle := HeadConfig.from_mapping(options).idle(row["options"]):
-                    raise ValueError(f"row {row['label']!r}: {idle}; it would be the row without them")
+                try:
+                    idle = HeadConfig.from_mapping(options).idle(row["options"], bool(content.get("end2end")))
+                except ValueError as e:
+                    raise ValueError(f"{where}: {e}") from e
+                if idle:
+                    raise ValueError(f"{where}: {idle}; it would be the row without them")
                 file = folder / f"{name}.yaml"
                 text = yaml.safe_dump({**content, "tscode": options}, sort_keys=False)
                 changed = file.is_file() and file.read_text(encoding="utf-8") != text
-                if changed and any(f for b in BEGUN for f in folder.parent.glob(f"runs/*/{name}/seed*/{b}")):
+                if changed and begun(folder.parent, name):
                     raise ValueError(
                         f"out=: {folder.name}/{file.name} is of a study with another grid or base; choose another "
                         "out=, or delete that folder and the runs it was for"

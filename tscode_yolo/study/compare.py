@@ -19,7 +19,7 @@ from tscode_yolo.study import flops
 from tscode_yolo.study.arguments import OWN_KEYS, take
 from tscode_yolo.study.engines import outcome, require_ray, run_local, run_ray, slots
 from tscode_yolo.study.evaluation import coco_tool
-from tscode_yolo.study.jobs import reuse, write_jobs
+from tscode_yolo.study.jobs import reuse, unless_refused, write_jobs
 from tscode_yolo.study.plan import Arm, Study, make_study, resolve_model, warm_label_caches
 from tscode_yolo.study.profile import pytorch_latency, quiet_host
 from tscode_yolo.study.progress import Progress
@@ -33,6 +33,7 @@ from tscode_yolo.verbs.storage import read_json, sole_owner, write_json
 
 LATENCY_ROUNDS = 30
 CPU = torch.device("cpu")
+LOCAL_KEYS, RAY_KEYS = ("workers", "threads"), ("cpus", "gpus", "address")
 ARGUMENTS = {
     "model": "YAML or checkpoint, or several joined by commas",
     "baseline": "what they are compared with",
@@ -48,7 +49,8 @@ def main(args: dict[str, Any]) -> int:
         models = [resolve_model(n, "model" if i else "baseline") for i, n in enumerate(names)]
         arms = [Arm(*pair) for pair in zip(arm_names(names), models, strict=True)]
         study = make_study("compare", arms, ours, theirs)
-    return carry_out(study, ours, theirs)
+    with unless_refused(study.out):
+        return carry_out(study, ours, theirs)
 
 
 def carry_out(
@@ -184,6 +186,9 @@ def engine_arguments(ours: dict[str, Any]) -> tuple[str, int, int | None, float,
         ValueError: one of them makes no sense.
     """
     engine = one_of("engine", ours.get("engine", "local"), ("local", "ray"))
+    other, its = ("ray", RAY_KEYS) if engine == "local" else ("local", LOCAL_KEYS)
+    if idle := [k for k in its if k in ours]:
+        raise ValueError(f"{idle[0]}=: has no effect with engine={engine}, it is for engine={other}; leave it out")
     workers = as_count("workers", ours.get("workers", 1))
     if engine == "local":
         slots(workers, [None])  # refuses more than there are cores

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,32 @@ from tscode_yolo.study.plan import Study
 from tscode_yolo.study.record import FILE, finished, missing
 from tscode_yolo.study.start import file_hash, model_hash
 from tscode_yolo.verbs.arguments import existing
-from tscode_yolo.verbs.storage import read_json, write_json
+from tscode_yolo.verbs.storage import read_json, short, write_json
 
 PATHS = ("model", "data", "init", "final_data")  # may be others when a study has moved; their contents may not
 NAMES = ("arm", "dataset")  # say what is meant, not what is done
 BEGUN = (FILE, "trained.json", "train/weights/resume.pt")  # one of them is there after the first epoch
+
+
+@contextmanager
+def unless_refused(out: Path) -> Iterator[None]:
+    """Leave nothing of a new folder whose study is refused for its arguments before a run has been started.
+
+    Args:
+        out: the study's folder, there or not.
+    """
+    new = not out.exists()
+    try:
+        yield
+    except (ValueError, FileNotFoundError, ImportError):
+        if new and not any(out.glob("runs/*/*/seed*/run.log")) and not begun(out):
+            shutil.rmtree(out, ignore_errors=True)
+        raise
+
+
+def begun(out: Path, arm: str = "*") -> bool:
+    """Whether a run of a study, or of one of its arms, holds something that would be lost."""
+    return any(f for b in BEGUN for f in out.glob(f"runs/*/{arm}/seed*/{b}"))
 
 
 def write_jobs(study: Study) -> list[Path]:
@@ -77,21 +100,20 @@ def reuse(folders: Sequence[Path], files: Sequence[Path]) -> int:
         FileNotFoundError: there is none.
     """
     jobs = {f: read_json(f / "job.json") for f in folders}
-    taken = 0
+    usable: dict[Path, dict[str, Any]] = {}
     for file in files:
         known = _known_runs(file)
         found = {f: run for f, job in jobs.items() if (run := known.get(_key(settings(job)))) is not None}
         if not found:
             raise ValueError(
-                f"reuse={file.name}: expected a run with the settings of this study, got {len(known)} others; the "
+                f"reuse={short(file)}: expected a run with the settings of this study, got {len(known)} others; the "
                 f"nearest differs in {', '.join(_nearest([settings(j) for j in jobs.values()], known.values()))}"
             )
-        for folder, run in found.items():
-            if finished(folder) is None:
-                own = {k: jobs[folder][k] for k in NAMES}
-                write_json(folder / FILE, {**run, **own, "reused": "/".join(file.absolute().parts[-2:])})
-                taken += 1
-    return taken
+        usable = {**{f: {**run, "reused": short(file)} for f, run in found.items()}, **usable}
+    taken = [f for f in usable if finished(f) is None]
+    for folder in taken:
+        write_json(folder / FILE, {**usable[folder], **{k: jobs[folder][k] for k in NAMES}})
+    return len(taken)
 
 
 def _known_runs(file: Path) -> dict[str, dict[str, Any]]:
@@ -100,14 +122,14 @@ def _known_runs(file: Path) -> dict[str, dict[str, Any]]:
         content = read_json(existing("reuse", file))
     except ValueError as e:
         raise ValueError(
-            f"reuse={file.name}: expected a results.json of `tscode compare` or `ablate`, got a file that is no JSON"
+            f"reuse={short(file)}: expected a results.json of `tscode compare` or `ablate`, got a file that is no JSON"
         ) from e
     runs = content.get("runs") if isinstance(content, dict) else None
     usable = [r for r in runs if not missing(r) and _is_job(r.get("settings"))] if isinstance(runs, list) else []
     known = {_key(r["settings"]): r for r in usable}
     if not known:
         raise ValueError(
-            f"reuse={file.name}: expected a results.json of `tscode compare` or `ablate` whose runs keep their "
+            f"reuse={short(file)}: expected a results.json of `tscode compare` or `ablate` whose runs keep their "
             "settings (reports older than that cannot be reused), got none in it"
         )
     return known

@@ -119,9 +119,11 @@ def profile(
     as_count("rounds", rounds, 2)
     if as_count("train_batch", train_batch) == 1 and imgsz < 128:
         raise ValueError(f"train_batch=1: expected 2 or more at imgsz={imgsz}, for a norm needs more than one value")
+    files = {k: as_text(k, v) for k, v in (("model", model), ("baseline", baseline)) if v}
     if nc is not None:
         as_count("nc", nc)
-    files = {k: as_text(k, v) for k, v in (("model", model), ("baseline", baseline)) if v}
+        if all(f.endswith(".pt") for f in files.values()):
+            raise ValueError(f"nc={nc}: expected a model YAML, a checkpoint has the classes it was trained on")
     where = as_device("cuda:0" if torch.cuda.is_available() else "cpu") if device is None else as_device(device)
     sizes = [as_count("batches", b) for b in as_list(batches)]
     if not sizes:

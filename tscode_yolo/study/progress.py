@@ -57,12 +57,16 @@ class Progress:
             return
         for folder, state in states.items():
             if self.said.get(folder) != state and state != "waiting":
-                self.console.print(f"{self.names[folder]}: {state}", highlight=False, markup=False)
+                ap = reports[folder].get("mAP") if state == "done" else None
+                says = f"{state}, mAP {ap:.1f}" if ap is not None else state
+                self.console.print(f"{self.names[folder]}: {says}", highlight=False, markup=False)
             self.said[folder] = state
         if time.monotonic() - self.printed > PRINT_S:
             self.printed = time.monotonic()
             done = sum(s == "done" for s in states.values())
-            self.console.print(f"{done} of {len(states)} runs done, {clock(left)} left", highlight=False)
+            epoch = ", ".join(f"{r['epoch']}/{self.epochs}" for f, r in reports.items() if r and states[f] == "running")
+            now = f"; epochs {epoch}" if epoch else ""
+            self.console.print(f"{done} of {len(states)} runs done, {clock(left)} left{now}", highlight=False)
 
     def _table(self, states: dict[Path, str], reports: dict[Path, dict[str, Any]], left: float | None) -> Table:
         count = {s: sum(v.startswith(s) for v in states.values()) for s in ("done", "failed", "running", "waiting")}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from ultralytics.data.utils import check_det_dataset
 from ultralytics.nn.tasks import DetectionModel, load_checkpoint, yaml_model_load
 from ultralytics.utils import ROOT
 
-from tscode_yolo.config import model_names
+from tscode_yolo.config import closest_model
 
 
 def checkpoint(file: str | Path, key: str = "model") -> Any:
@@ -64,11 +63,8 @@ def model_yaml(name: str, key: str = "model") -> dict[str, Any]:
 
 def _closest_model(name: str) -> str:
     """``; did you mean yolo11n-tscode.yaml?``, of our models and the host's at every scale, or nothing."""
-    bare = [*model_names(), *(p.name for p in (ROOT / "cfg" / "models").rglob("*.yaml"))]
-    family = re.compile(r"^(yolov?\d+|tscode)(?=[-.])")  # where the scale letter goes
-    known = dict.fromkeys([*bare, *(family.sub(rf"\g<1>{scale}", n) for scale in "nsmlx" for n in bare)])
-    close = difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=0.75)
-    return f"; did you mean {close[0]}?" if close else ""
+    close = closest_model(name, [p.name for p in (ROOT / "cfg" / "models").rglob("*.yaml")])
+    return f"; did you mean {close}?" if close else ""
 
 
 def built(name: str, nc: int | None = None, key: str = "model") -> DetectionModel:
@@ -131,7 +127,9 @@ def data_yaml(data: str | Path, key: str = "data") -> dict[str, Any]:
     try:
         return check_det_dataset(str(data))
     except FileNotFoundError as e:
-        raise FileNotFoundError(f"{key}={data}: {one_line(e)}") from None
+        absent = "does not exist" in str(e)
+        advice = "; give the path of a data YAML, or the name of one that Ultralytics ships, e.g. coco8.yaml"
+        raise FileNotFoundError(f"{key}={data}: {one_line(e)}{advice if absent else ''}") from None
     except (OSError, ImportError):  # these say themselves what is wrong
         raise
     except Exception as e:  # what the host, or YAML, says of a wrong file has no one type

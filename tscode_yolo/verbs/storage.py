@@ -102,6 +102,11 @@ def sole_owner(folder: Path, patience: float = 30.0) -> Iterator[None]:
         yield
 
 
+def short(path: Path) -> str:
+    """A file's name with its folder's: enough to know it, not the machine."""
+    return "/".join(path.absolute().parts[-2:])
+
+
 def without_folders(text: str) -> str:
     """A message with each absolute path cut to its last two parts: enough to know the file, not the machine."""
     return ABSOLUTE.sub(lambda found: found["last"].strip("/\\"), text)
