@@ -73,6 +73,25 @@ def make_head() -> Callable[..., torch.nn.Module]:
     return make
 
 
+def wake(module: torch.nn.Module) -> torch.nn.Module:
+    """Give every norm statistics of its own, and weights to what starts at zero: else nothing is held against nothing.
+
+    Returns:
+        The module.
+    """
+    for m in module.modules():
+        if isinstance(m, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(m.running_mean, std=0.2)
+            torch.nn.init.uniform_(m.running_var, 0.5, 2)
+        if isinstance(m, (torch.nn.BatchNorm2d, torch.nn.GroupNorm)):
+            torch.nn.init.uniform_(m.weight, 0.5, 2)
+            torch.nn.init.normal_(m.bias, std=0.2)
+    for p in module.parameters():
+        if not p.any():
+            torch.nn.init.normal_(p, std=0.2)
+    return module
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real data and weights beside the repository."""

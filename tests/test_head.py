@@ -8,7 +8,7 @@ from itertools import product
 
 import pytest
 import torch
-from conftest import CHANNELS
+from conftest import CHANNELS, wake
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
@@ -60,16 +60,6 @@ def select(head: Detect, end2end: bool) -> None:
         pytest.skip("this Ultralytics cannot choose the branch")
 
 
-def randomise_norms(head: torch.nn.Module) -> None:
-    """Give every norm statistics of its own, so that folding one wrongly shows."""
-    for m in head.modules():
-        if isinstance(m, torch.nn.BatchNorm2d):
-            torch.nn.init.normal_(m.running_mean, std=0.2)
-            torch.nn.init.uniform_(m.running_var, 0.5, 2)
-            torch.nn.init.uniform_(m.weight, 0.5, 2)
-            torch.nn.init.normal_(m.bias, std=0.2)
-
-
 @pytest.mark.parametrize("legacy", [True, False])
 @pytest.mark.parametrize("end2end", [True, False])
 def test_both_off_is_the_stock_head(make_head, pyramid, legacy, end2end):
@@ -92,7 +82,7 @@ def test_both_off_is_the_stock_head(make_head, pyramid, legacy, end2end):
 def test_a_level_without_a_context_reads_the_plain_level(make_head, pyramid, end2end):
     """Its towers on P_l are all there is; the level with contexts says something else."""
     head = make_head(sce_at=[0], dpe_at=[0], lqe=False, one2one_sce=True, end2end=end2end)
-    randomise_norms(head)
+    wake(head)
     x = pyramid()
     for prefix in ("", "one2one_") if end2end else ("",):
         said = head.forward_head(list(x), **(head.one2one if prefix else head.one2many))
@@ -245,11 +235,7 @@ def test_fuse_changes_no_output_and_drops_the_other_branch(make_head, pyramid, o
     head = make_head(end2end=end2end is not None, **options)
     if end2end is not None:
         select(head, end2end)
-    randomise_norms(head)
-    for name, p in head.named_parameters():
-        if "lqe" in name:
-            torch.nn.init.normal_(p, std=0.2)
-    head.eval()
+    wake(head).eval()
     x = pyramid(finer=options.get("finer", True))
 
     def raw() -> list[torch.Tensor]:
@@ -280,27 +266,32 @@ def test_fuse_changes_no_output_and_drops_the_other_branch(make_head, pyramid, o
 
 @pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
 def test_inference_without_autograd_says_the_same_and_leaves_its_inputs(make_head, pyramid, options):
-    head, x = make_head(**options).eval(), pyramid(96, 224, finer=options.get("finer", True))
+    head, x = wake(make_head(**options)).eval(), pyramid(96, 224, finer=options.get("finer", True))
     given = [t.clone() for t in x]
     with torch.enable_grad():
         expected = head(list(x))[0]
     with torch.no_grad():
-        assert_close(head(list(x))[0], expected, rtol=1e-5, atol=1e-5)
+        assert_close(head(list(x))[0], expected, rtol=1e-4, atol=1e-4)
     assert all(torch.equal(a, b) for a, b in zip(x, given))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_and_half_give_finite_outputs_near_full_precision(make_head, pyramid, dtype):
-    head, x = make_head().eval(), pyramid()
+    head, x = wake(make_head()).eval(), pyramid()
     full = head(list(x))[0]
+
+    def near(out: torch.Tensor) -> None:
+        assert_close(out[:, :4].float(), full[:, :4], rtol=0.1, atol=2.0)  # pixels
+        assert_close(out[:, 4:].float(), full[:, 4:], rtol=0, atol=0.1)  # scores
+        assert (out[:, 4:].float() - full[:, 4:]).abs().mean() < 0.01
+
     with torch.autocast("cpu", dtype):
-        mixed = head(list(x))[0]
-    assert_close(mixed.float(), full, rtol=0.1, atol=2.0)
+        near(head(list(x))[0])
     half = copy.deepcopy(head).to(dtype)
     half.stride, half.shape = half.stride.to(dtype), None  # the host's model._apply does the former
     lowered = half([t.to(dtype) for t in x])[0]
     assert lowered.dtype == dtype
-    assert_close(lowered.float(), full, rtol=0.1, atol=2.0)
+    near(lowered)
 
 
 def test_training_in_bfloat16_reaches_every_parameter(make_head, pyramid):
@@ -314,7 +305,7 @@ def test_training_in_bfloat16_reaches_every_parameter(make_head, pyramid):
 
 
 def test_deepcopy_and_pickle_keep_options_and_outputs(make_head, pyramid):
-    head, x = make_head(end2end=True, share_down=True).eval(), pyramid()
+    head, x = wake(make_head(end2end=True, share_down=True)).eval(), pyramid()
     buffer = io.BytesIO()
     torch.save(head, buffer)
     buffer.seek(0)
@@ -325,7 +316,7 @@ def test_deepcopy_and_pickle_keep_options_and_outputs(make_head, pyramid):
 
 
 def test_a_pickled_head_of_before_levels_could_be_chosen_encodes_all(make_head, pyramid):
-    head = make_head(sce_at=None, dpe_at=None).eval()
+    head = wake(make_head(sce_at=None, dpe_at=None)).eval()
     expected = head.forward_head(pyramid_of_ones(pyramid), **head.one2many)
     del head.sce.at, head.dpe.at, head.options["sce_at"], head.options["dpe_at"]
     again = pickle.loads(pickle.dumps(head))
@@ -387,7 +378,7 @@ def test_quality_is_folded_into_the_scores(make_head, pyramid):
 
 
 def test_torch_compile_takes_the_whole_head(make_head, pyramid):
-    head, x = make_head().eval(), pyramid()
+    head, x = wake(make_head()).eval(), pyramid()
     compiled = torch.compile(
         lambda maps: head.forward_head(maps, **head.one2many)["scores"], backend="eager", fullgraph=True
     )
@@ -398,20 +389,21 @@ def test_torch_compile_takes_the_whole_head(make_head, pyramid):
 @pytest.mark.parametrize("end2end", [True, False])
 def test_tracing_at_one_size_gives_the_graph_of_another(make_head, pyramid, end2end):
     """Odd and even coarsest maps need the same graph, else a dynamic export would be wrong at other sizes."""
-    head = make_head(end2end=end2end).eval()
+    head = wake(make_head(end2end=end2end, one2one_sce=True, **ALL_LEVELS)).eval()
     branch = head.one2one if end2end else head.one2many
 
-    class Scores(torch.nn.Module):
+    class Raw(torch.nn.Module):
         def __init__(self):
             super().__init__()
             self.head = head
 
         def forward(self, *maps):
-            return self.head.forward_head(list(maps), **branch)["scores"]
+            preds = self.head.forward_head(list(maps), **branch)
+            return preds["boxes"], preds["scores"]
 
     even, odd = pyramid(128, 128), pyramid(96, 160)
-    traced = torch.jit.trace(Scores(), tuple(even), check_trace=False)
-    assert_close(traced(*odd), head.forward_head(list(odd), **branch)["scores"])
+    traced = torch.jit.trace(Raw(), tuple(even), check_trace=False)
+    assert_close(traced(*odd), Raw()(*odd), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("train", [True, False])
@@ -452,11 +444,7 @@ def test_errors_name_what_was_expected(make_head, pyramid):
 @pytest.mark.parametrize("kind", ["separable", "linear"])
 def test_an_export_has_the_kernels_of_dpe_as_constants(make_head, pyramid, kind):
     """ExecuTorch's partitioner does not take a kernel that is computed in the graph."""
-    head = make_head(down_conv=kind, dpe_at=None).eval()
-    for module in head.dpe.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):  # some start at zero, which would hide the term
-            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
-            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+    head = wake(make_head(down_conv=kind, dpe_at=None)).eval()
     maps = pyramid(96, 160)
     expected = head(list(maps))[0]
     for first in (block[0] for block in head.dpe.detail):  # what every host does to its own layers
@@ -474,7 +462,7 @@ def test_an_export_has_the_kernels_of_dpe_as_constants(make_head, pyramid, kind)
 @pytest.mark.parametrize("fused", [True, False])
 def test_torch_export_takes_the_whole_head(make_head, pyramid, kind, fused):
     """As ExecuTorch and LiteRT are reached: not by tracing, with proxies for modules."""
-    head = make_head(down_conv=kind, dpe_at=None).eval()
+    head = wake(make_head(down_conv=kind, dpe_at=None)).eval()
     maps = pyramid(96, 160)
     expected = head(list(maps))[0]
     for block in head.dpe.detail if fused else ():  # not head.fuse(): old hosts call it on end-to-end heads only
@@ -486,9 +474,7 @@ def test_torch_export_takes_the_whole_head(make_head, pyramid, kind, fused):
 
 @pytest.mark.parametrize("format", [*SUM_FIRST, "onnx"])
 def test_formats_that_need_it_get_the_sum_as_equation_5_writes_it(make_head, pyramid, format):
-    head = make_head(dpe_at=None).eval()
-    for block in head.dpe.detail:
-        torch.nn.init.uniform_(block[-1].bn.weight, 0.5, 1.5)
+    head = wake(make_head(dpe_at=None)).eval()
     maps = pyramid(96, 160)
     expected = head(list(maps))[0]
     head.export, head.format = True, format
