@@ -114,7 +114,7 @@ def test_cfg_path_finds_shipped_names_only():
         ({"sce": False, "cls_width": 4.0, "sce_kernel": 7}, "sce_kernel, cls_width (of a head with sce: true)"),
         ({"dpe": False, "box_depth": 2, "dpe_width": 0.5}, "box_depth, dpe_width (of a head with dpe: true)"),
         ({"sce": False, "dpe": False, "norm": "gn"}, "norm (of a head with sce: true or dpe: true)"),
-        ({"sce": False, "norm": "gn", "down_conv": "dense"}, ""),
+        ({"sce": False, "norm": "gn", "down_conv": "dense", "finer": True}, ""),
         ({"sce": False, "share_towers": True, "cls_width": 4.0, "sce_skip": "none"}, "sce_skip (of a head"),
         ({"sce": False, "dpe": False, "dcn": True, "cls_depth": 1, "box_depth": 2}, ""),
         ({"sce": False, "cls_width": 1.0}, ""),  # as it is anyway
@@ -122,7 +122,9 @@ def test_cfg_path_finds_shipped_names_only():
         ({"preset": "stock"}, ""),
         ({"sce_down": "avg", "dpe_levels": [0, 1], "down_conv": "dense"}, "down_conv (of a head that halves a map"),
         ({"sce": False, "dpe_levels": [0, 1], "down_conv": "dense"}, "down_conv (of a head that halves a map"),
-        ({"sce_down": "avg", "down_conv": "dense"}, ""),
+        ({"sce_down": "avg", "down_conv": "dense", "finer": True}, ""),
+        ({"sce_down": "avg", "down_conv": "dense", "dpe_at": None}, ""),
+        ({"sce": False, "down_conv": "dense"}, "down_conv (of a head that halves a map"),  # P3 has nothing below it
         ({"one2one_sce": True}, "one2one_sce (of a model with end2end: true)"),
         (HeadConfig.from_mapping({"sce": False, "cls_width": 4.0}).as_dict(), ""),  # a checkpoint's
     ],

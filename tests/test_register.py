@@ -12,10 +12,13 @@ import ultralytics
 import yaml
 from conftest import CHANNELS, REPO, fresh_python, run
 from ultralytics import YOLO
+from ultralytics.data import utils as data_utils
 from ultralytics.nn import tasks
+from ultralytics.utils import checks
 
 from tscode_yolo import config, register
 from tscode_yolo.build import build_layers
+from tscode_yolo.config import cfg_path
 
 TINY = {  # a model YAML small enough to build in no time: levels 1..4 are C2, P3, P4, P5
     "nc": 3,
@@ -244,11 +247,22 @@ def test_the_users_own_file_of_that_name_wins(tmp_path, monkeypatch):
     assert tasks.yaml_model_load("tscoden.yaml")["nc"] == 7  # with its scale letter too
 
 
+def test_the_hosts_arguments_may_be_given_by_position():
+    assert checks.check_yaml("nobody.yaml", (".yaml",), False) == []
+    assert tasks.check_yaml("nobody.yaml", (".yaml",), False) == []
+    assert tasks.check_yaml("tscode.yaml", (".yaml",), False) == str(cfg_path("tscode.yaml"))
+    assert data_utils.check_file("shapes.yaml", "", False, ".", False) == str(cfg_path("shapes.yaml"))
+
+
 def test_names_of_nobody_stay_the_hosts_error_or_get_the_closest_of_ours():
     with pytest.raises(FileNotFoundError, match=r"^'nobody\.yaml' does not exist"):
         tasks.yaml_model_load("nobody.yaml")
     with pytest.raises(FileNotFoundError, match=r"of that name: yolo27-tscode\.yaml; did you mean yolo26-tscode\.yaml"):
         tasks.yaml_model_load("yolo27-tscode.yaml")
+    with pytest.raises(
+        FileNotFoundError, match=r"name: models/tscode\.yaml; .* go by their bare names, e\.g\. tscode\.yaml"
+    ):
+        tasks.yaml_model_load("models/tscode.yaml")
     with pytest.raises(FileNotFoundError, match=r"of that name; did you mean yolo11n-tscode\.yaml\?$"):
         tasks.yaml_model_load("yolo11nn-tscode.yaml")
     with pytest.raises(FileNotFoundError, match=r"zzzzzzzzzzzzzz\.yaml; valid, .*yolo12-tscode\.yaml"):

@@ -200,6 +200,26 @@ def test_a_quality_estimate_moves_with_the_towers_it_is_part_of(levels):
     assert set(build(tscode=given).load(source, verbose=False).head.values()) == {"moved"}
 
 
+@pytest.mark.parametrize("end2end", [False, True])
+def test_a_quality_branch_moves_with_the_towers_it_reads(end2end):
+    own = {"recipe": "atss", "level_scale": True}
+    source = build(tscode=own, end2end=end2end)
+    account = build(tscode={**own, "box_depth": 2}, end2end=end2end).load(source, verbose=False)
+    for prefix in ("", "one2one_") if end2end else ("",):
+        for unit in ("quality", "box_scale"):
+            assert account.head[prefix + unit] == "re-initialised (with the towers it reads or scales)"
+    assert account.head["cv3.1"] == "moved"
+    assert set(build(tscode=own, end2end=end2end).load(source, verbose=False).head.values()) == {"moved"}
+
+
+def test_a_fused_model_takes_a_fused_ones_weights_with_the_small_kernels_of_dpe():
+    fused, other = (build().eval().fuse(verbose=False) for _ in range(2))
+    fused.load(other, verbose=False)
+    image = torch.rand(1, 3, 96, 96)
+    with torch.no_grad():
+        assert_close(fused(image)[0], other(image)[0], rtol=0, atol=0)
+
+
 def test_other_classes_without_names_in_common_keep_their_prior():
     model, source = build(["x", "y"]), build(["cat", "dog", "owl"])
     before = copy.deepcopy(model.state_dict())

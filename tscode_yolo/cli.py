@@ -8,7 +8,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from types import ModuleType
 from typing import Any
@@ -89,61 +89,63 @@ def explanation(verb: str, module: ModuleType) -> str:
     else:
         sections = re.split(r"^(\w+):$", inspect.getdoc(given) or "", flags=re.MULTILINE) if given else []
         text = next((s.strip("\n") for name, s in pairwise(sections) if name in ("Args", "Attributes")), "")
-        text = _with_defaults(text, given) if given else ""
+        text = _with_defaults(text, given, getattr(module, "KEYS", None)) if given else ""
     bracketed = "" if isinstance(given, dict) else ", with defaults in brackets"
     arguments = f"\n\nArguments, as key=value{bracketed}:\n\n{text}" if text else ""
     return f"{VERBS[verb][1]}\n\n{inspect.cleandoc(module.__doc__ or '')}{arguments}"
 
 
-def _with_defaults(text: str, function: Callable[..., Any]) -> str:
-    """The ``Args:`` of a docstring, each with its default behind it, if that is a number, a flag or a word."""
+def _with_defaults(text: str, function: Callable[..., Any], keys: Sequence[str] | None) -> str:
+    """The ``Args:`` of a docstring, each with its default behind it, if that is a number, a flag or a word.
+
+    Args:
+        text: the entries.
+        function: whose signature has the defaults.
+        keys: those that the verb takes, if Python takes more.
+    """
     parameters = inspect.signature(function).parameters
     entries = re.split(r"^(?= {4}\w+: )", text, flags=re.MULTILINE)
     for i, entry in enumerate(entries):
         name = entry.strip().partition(":")[0]
+        if keys is not None and name and name not in keys:
+            entries[i] = ""
+            continue
         default = parameters[name].default if name in parameters else None
         if default is not None and default is not inspect.Parameter.empty:
             entries[i] = f"{entry.rstrip()} [{str(default).lower() if isinstance(default, bool) else default}]\n"
     return "".join(entries).rstrip("\n")
 
 
+def _show(text: str) -> int:
+    """Print a text, which nobody need read to its end; returns the exit code."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed when Python ends
+    return 0
+
+
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the console script; returns the exit code (2: the command line is at fault).
 
-    With ``TSCODE_DEBUG=1`` in the environment an error is a traceback instead of one line. A reader of our output that
-    has seen enough (``| head``) is no error.
+    With ``TSCODE_DEBUG=1`` in the environment an error is a traceback instead of one line. A reader who has seen enough
+    of a help text (``| head``) is no error.
     """
-    try:
-        code = _main(argv)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed when Python ends
-        return 0
-    return code
-
-
-def _main(argv: list[str] | None) -> int:
-    """`main`, but for output nobody reads."""
     argv = sys.argv[1:] if argv is None else argv
     if len(argv) > 1 and argv[0] == "help":
         argv = [argv[1], "help", *argv[2:]]
     if not argv or argv[0] in ("help", "-h", "--help"):
-        print(usage())
-        return 0
+        return _show(usage())
     if argv[0] in ("version", "--version"):
-        print(__version__)
-        return 0
+        return _show(__version__)
     verb, *rest = argv
     try:
         if verb not in VERBS:
             raise ValueError(unknown_name("verb", verb, list(VERBS)))
         run = importlib.import_module(VERBS[verb][0]).main
         if rest and rest[0] in ("help", "-h", "--help"):
-            print(explanation(verb, sys.modules[run.__module__]))
-            return 0
+            return _show(explanation(verb, sys.modules[run.__module__]))
         return run(parse(rest))
-    except BrokenPipeError:
-        raise
     except (ValueError, OSError, ImportError, FloatingPointError) as e:
         if os.environ.get("TSCODE_DEBUG", "0") != "0":
             raise

@@ -267,12 +267,17 @@ class HeadConfig:
         if not (self.sce or self.dpe or self.share_towers or self.dcn or self.dpe_neck):
             idle = [n for n in IDLE_WITHOUT_BOTH if n in given and getattr(self, n) != fields[n]]
             off += [f"{', '.join(idle)} (of a head with sce: true or dpe: true)"] if idle else []
-        elif not (self.sce and self.sce_down == "conv") and not (self.dpe and -1 in self.dpe_levels):
+        elif not (self.sce and self.sce_down == "conv") and not (self.dpe and self._reads_finer()):
             given_idly = "down_conv" in given and self.down_conv != fields["down_conv"]
             off += ["down_conv (of a head that halves a map by a conv)"] if given_idly else []
         if self.sce and self.one2one_sce and "one2one_sce" in given and not end2end:
             off += ["one2one_sce (of a model with end2end: true)"]
         return f"tscode options without effect: {'; '.join(off)}" if off else ""
+
+    def _reads_finer(self) -> bool:
+        """Whether a level that DPE encodes has a P_{l-1} that it reads."""
+        has_finer = self.finer or self.dpe_at is None or max(self.dpe_at) > 0
+        return -1 in self.dpe_levels and has_finer
 
     def as_dict(self) -> dict[str, Any]:
         """All options as plain Python values: what a checkpoint keeps, and what `from_mapping` takes back."""

@@ -7,6 +7,7 @@ host's own code. `PATCHES` lists them all; `unregister` puts the originals back.
 from __future__ import annotations
 
 import functools
+import inspect
 import re
 import sys
 import warnings
@@ -52,12 +53,12 @@ def _check_yaml(original: Callable[..., Any]) -> Callable[..., Any]:
     """Find our model YAMLs by bare name. What the host finds itself, the user's own file first, wins."""
 
     @functools.wraps(original)
-    def check_yaml(file: Any, *args: Any, hard: bool = True, **kwargs: Any) -> Any:
+    def check_yaml(file: Any, *args: Any, **kwargs: Any) -> Any:
         name = _without_scale(str(file))
         ours = cfg_path(name)
         if ours is None:
-            return _or_say_closest(original, file, *args, hard=hard, **kwargs)
-        found = original(file, *args, hard=False, **kwargs) or original(name, *args, hard=False, **kwargs)
+            return _or_say_closest(original, file, *args, **kwargs)
+        found = _softly(original, file, *args, **kwargs) or _softly(original, name, *args, **kwargs)
         if not found and ours.parent.name == "datasets":
             raise ValueError(f"{name} describes a data set, not a model: data={name} model=tscode.yaml")
         return found or str(ours)
@@ -73,12 +74,15 @@ def _or_say_closest(original: Callable[..., Any], file: Any, *args: Any, **kwarg
         name = Path(file).name
         if "tscod" not in name.lower():
             raise
-        raise FileNotFoundError(f"expected a model YAML, got no file of that name{_closest(name)}") from None
+        raise FileNotFoundError(f"expected a model YAML, got no file of that name{_closest(str(file))}") from None
 
 
-def _closest(name: str) -> str:
+def _closest(file: str) -> str:
     """What follows "got no file of that name": the name, and the closest one or all of them."""
+    name = Path(file).name
     close = closest_model(name)
+    if name != file:
+        return f": {file}; those that come with tscode_yolo go by their bare names, e.g. {close or 'tscode.yaml'}"
     # The host asks a second time without a scale letter, so that for yolo11nn-tscode.yaml a right name comes here.
     given = "" if close == name else f": {name}"
     every = f"valid, those of a YOLO family with a scale letter too: {', '.join(model_names())}"
@@ -86,16 +90,23 @@ def _closest(name: str) -> str:
 
 
 def _check_file(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Find our data YAMLs by bare name, with or without .yaml, as the host finds its own."""
+    """Find our data YAMLs by bare name, as the host finds its own."""
 
     @functools.wraps(original)
-    def check_file(file: Any, *args: Any, hard: bool = True, **kwargs: Any) -> Any:
+    def check_file(file: Any, *args: Any, **kwargs: Any) -> Any:
         ours = cfg_path(str(file))
-        if ours is None:
-            return original(file, *args, hard=hard, **kwargs)
-        return original(file, *args, hard=False, **kwargs) or str(ours)
+        return (
+            original(file, *args, **kwargs) if ours is None else _softly(original, file, *args, **kwargs) or str(ours)
+        )
 
     return check_file
+
+
+def _softly(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """What the host finds with these arguments, but for an error if that is nothing."""
+    given = inspect.signature(original).bind(*args, **kwargs)
+    given.arguments["hard"] = False
+    return original(*given.args, **given.kwargs)
 
 
 def _scale_letter(stem: str) -> re.Match[str] | None:

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tscode_yolo.down_of_sum import DownOfSum
+
 STOCK_TOWERS = ("cv3", "one2one_cv3")  # classification towers of the stock head, whose width depends on its classes
 FIRST = "model.0.conv.weight"  # the host adapts it to another number of image channels
 
@@ -134,6 +136,9 @@ def _transfer_head(model: Any, source: Any) -> dict[str, str]:
             if conv is None or not k.startswith(f"{conv}."):
                 own[k].copy_(given[k])
         outcome[unit] = "moved" if conv is None else _move_class_rows(classes[conv], src_classes[conv], rows, head.nc)
+    for module in head.modules():
+        if isinstance(module, DownOfSum) and module.kernel is not None:  # of a fused model, made of the weights
+            module.fuse()
     return outcome
 
 
@@ -182,7 +187,8 @@ def _of_width(own: Any, src: Any) -> Any:
 def _hold_back_partners(reasons: dict[str, str], head: Any) -> None:
     """Logits that are added up move together: what sce, cv3 and cls_skip learned means nothing without the others.
 
-    Nor does a level's lqe without the localisation tower it reads and the class logits it is added to.
+    Nor does a level's lqe without the localisation tower it reads and the class logits it is added to, nor quality and
+    box scale without the localisation towers.
     """
     for prefix in ("", "one2one_"):
         sce = getattr(head, f"{prefix}sce", None)
@@ -192,6 +198,10 @@ def _hold_back_partners(reasons: dict[str, str], head: Any) -> None:
             if any(reasons[u] for u in partners):
                 for u in partners:
                     reasons[u] = reasons[u] or "with the rest of its branch"
+        boxes = [u for u in reasons if u.startswith(f"{prefix}cv2.")]
+        for unit in (f"{prefix}quality", f"{prefix}box_scale"):  # over all levels
+            if unit in reasons and any(reasons[u] for u in boxes):
+                reasons[unit] = reasons[unit] or "with the towers it reads or scales"
         for unit in [u for u in reasons if u.startswith(f"{prefix}lqe.")]:
             if any(reasons[unit.replace("lqe", tower)] for tower in ("cv2", "cv3")):
                 reasons[unit] = reasons[unit] or "with what it reads and is added to"

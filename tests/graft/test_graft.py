@@ -387,6 +387,9 @@ def test_heads_that_cannot_teach_are_refused(teacher, student, make_teacher, mak
     refused(ours, student, "expected a stock detection model, got one with a TSCODEDetect head")
     atss = make_yaml(tmp_path / "atss.yaml", "yolo11n-tscode.yaml", tscode={"finer": True, "recipe": "atss"})
     refused(teacher, atss, "quality branch")
+    two = make_teacher(tmp_path / "two.pt", "yolo26n.yaml")
+    defcn = make_yaml(tmp_path / "defcn.yaml", "yolo26n-tscode.yaml", tscode={"finer": True, "recipe": "defcn"})
+    refused(two, defcn, "quality branch")  # of its one-to-one branch alone
     plain = make_yaml(tmp_path / "one.yaml", "yolo11n-tscode.yaml", end2end=True)
     refused(teacher, plain, "must both be end-to-end or both not")
     shared = {"finer": True, "share_towers": True, "share_down": True, "sce_width": 16, "dpe_width": 16}

@@ -8,8 +8,10 @@ import pytest
 import yaml
 from ultralytics.nn.tasks import DetectionModel
 
+from tscode_yolo.config import cfg_dir
 from tscode_yolo.study import flops
 from tscode_yolo.study.ablate import GRIDS, main, read_grid, write_arms
+from tscode_yolo.verbs.loading import with_options
 
 
 def parameters(arm) -> int:
@@ -73,6 +75,20 @@ def test_a_file_may_hold_options_and_other_models(tmp_path):
     assert [label for label, _ in layout] == ["stock", "avg"]
     assert arms[0].model == "yolo11n.yaml"
     assert read_grid(str(file), "yolo11s-tscode.yaml")[0] == "yolo11s-tscode.yaml"
+
+
+def test_options_in_the_heads_row_are_changed_too(tmp_path):
+    """They win over those of the YAML's mapping, and would over a grid's."""
+    content = yaml.safe_load((cfg_dir() / "yolo11-tscode.yaml").read_text())
+    *row, arguments = content["head"][-1]
+    content["head"][-1] = [*row, [*arguments[:1], {"sce_kernel": 5, "sce_width": 1.0}]]
+    (tmp_path / "mine11n.yaml").write_text(yaml.safe_dump(content))
+    rows = [{"label": "base", "options": {}}, {"label": "7", "options": {"sce_kernel": 7}}]
+    arms, _ = write_arms(str(tmp_path / "mine11n.yaml"), rows, tmp_path / "models")
+    built = [DetectionModel(arm.model, nc=3, verbose=False).model[-1].options for arm in arms]
+    assert [(o["sce_kernel"], o["sce_width"], o["finer"]) for o in built] == [(5, 1.0, True), (7, 1.0, True)]
+    changed = with_options(str(tmp_path / "mine11n.yaml"), {"sce": False})
+    assert DetectionModel(changed, nc=3, verbose=False).model[-1].options["sce"] is False
 
 
 def test_the_models_of_a_study_may_be_corrected_until_a_run_has_begun(tmp_path):
@@ -148,15 +164,18 @@ def test_a_refused_study_leaves_no_folder(drawn, tmp_path):
     (tmp_path / "good.yaml").write_text("rows: [{label: a, options: {}}, {label: b, options: {sce: false}}]")
     out = tmp_path / "out"
     args = {"data": str(drawn), "out": str(out), "epochs": 1, "imgsz": 64, "batch": 4}
-    for wrong in (
-        {"grid": str(tmp_path / "grid.yaml")},
-        {"grid": str(tmp_path / "good.yaml"), "base": "yolo11n.yam"},
-        {"grid": str(tmp_path / "good.yaml"), "imgsz": 65},
-        {"grid": str(tmp_path / "good.yaml"), "reuse": str(tmp_path / "good.yaml")},
+    for wrong, message in (
+        ({"grid": str(tmp_path / "grid.yaml")}, "sce_kernal"),
+        ({"grid": str(tmp_path / "good.yaml"), "base": "yolo11n.yam"}, "base=yolo11n.yam: expected"),
+        ({"grid": str(tmp_path / "good.yaml"), "imgsz": 65}, "imgsz=65"),
+        ({"grid": str(tmp_path / "good.yaml"), "reuse": str(tmp_path / "good.yaml")}, "good.yaml: .* is no JSON"),
     ):
-        with pytest.raises((ValueError, FileNotFoundError)):
+        with pytest.raises(ValueError, match=message):
             main({**args, **wrong})
         assert not out.exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="out=file: expected a folder or a new name, got a file"):
+        main({**args, "grid": str(tmp_path / "good.yaml"), "out": str(tmp_path / "file")})
     out.mkdir()
     (out / "mine.txt").write_text("kept")
     with pytest.raises(ValueError, match="sce_kernal"):

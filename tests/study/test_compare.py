@@ -266,6 +266,12 @@ def test_an_argument_of_the_other_engine_is_refused(given, message):
         compare.engine_arguments(given)
 
 
+def test_devices_are_not_for_ray(drawn, tmp_path):
+    arms = [Arm("a", "yolo11n.yaml"), Arm("b", "yolov8n.yaml")]
+    with pytest.raises(ValueError, match=r"device=: has no effect with engine=ray, .* gpus=1"):
+        make_study("compare", arms, {"data": str(drawn), "engine": "ray", "out": str(tmp_path)}, {"device": 0})
+
+
 def test_latency_is_measured_on_the_runs_gpu_if_it_is_here(monkeypatch):
     monkeypatch.setattr(
         compare, "as_device", lambda d: torch.device("cuda", int(d)) if str(d).isdigit() else compare.CPU

@@ -10,7 +10,7 @@ import yaml
 from ultralytics.nn.tasks import yaml_model_load
 
 from tscode_yolo.config import PRESETS
-from tscode_yolo.study.jobs import reuse, settings, write_jobs
+from tscode_yolo.study.jobs import reuse, settings, unless_refused, write_jobs
 from tscode_yolo.study.plan import Arm, make_study
 from tscode_yolo.study.start import model_hash
 from tscode_yolo.verbs.storage import read_json, write_json
@@ -88,6 +88,37 @@ def test_what_cannot_be_reused_is_said(drawn, tmp_path):
         reuse(folders, [tmp_path / "report.md"])
     with pytest.raises(FileNotFoundError, match="reuse="):
         reuse(folders, [tmp_path / "none.json"])
+
+
+def test_what_a_bad_file_among_good_ones_stops_writes_nothing(drawn, tmp_path):
+    models = ("yolo11n.yaml", "yolov8n.yaml")
+    earlier = report(tmp_path / "results.json", jobs(drawn, tmp_path / "a", *models))
+    folders = jobs(drawn, tmp_path / "b", *models)
+    write_json(tmp_path / "bad.json", {"runs": []})
+    with pytest.raises(ValueError, match=r"bad\.json: expected"):
+        reuse(folders, [earlier, tmp_path / "bad.json"])
+    assert not any((f / "result.json").exists() for f in folders)
+    assert reuse(folders, [earlier]) == len(folders)
+
+
+@pytest.mark.parametrize("sign", ["run.log", "trained.json", "train/weights/resume.pt"])
+def test_a_folder_whose_runs_have_begun_outlives_any_error(tmp_path, sign):
+    out = tmp_path / "made/on/the/way"
+
+    def study(error: Exception, *files: str) -> None:
+        with unless_refused(out):
+            for file in ("job.json", *files):
+                path = out / "runs/drawn/yolo11n/seed0" / file
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch()
+            raise error
+
+    with pytest.raises(ValueError, match="refused"):
+        study(ValueError("refused"))
+    assert not (tmp_path / "made").exists()
+    with pytest.raises(ValueError, match="the report"):
+        study(ValueError("the report"), sign)
+    assert (out / "runs/drawn/yolo11n/seed0" / sign).is_file()
 
 
 def test_another_default_of_the_head_is_another_model(tmp_path, monkeypatch):

@@ -134,7 +134,8 @@ def _check(teacher: Any, student: Any) -> None:
         raise ValueError(f"weights=: expected a stock detection model, got one with a {type(teacher).__name__} head")
     if not isinstance(student, TSCODEDetect):
         raise ValueError(f"model=: expected a YAML with a TSCODEDetect head, got {type(student).__name__}")
-    if student.quality is not None or student.box_scale is not None:
+    unfitted = [f"{prefix}{name}" for prefix in ("", "one2one_") for name in ("quality", "box_scale")]
+    if any(getattr(student, name, None) is not None for name in unfitted):
         raise ValueError(
             "model=: its head has a quality branch or a scale per level, for which a stock head has no counterpart to "
             "fit; leave out the recipe or preset that asks for it"

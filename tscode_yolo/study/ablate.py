@@ -25,10 +25,10 @@ from tscode_yolo.study.arguments import OWN_KEYS, take
 from tscode_yolo.study.compare import carry_out
 from tscode_yolo.study.inventory import dataset_name
 from tscode_yolo.study.jobs import begun, unless_refused
-from tscode_yolo.study.plan import Arm, make_study, resolve_model
+from tscode_yolo.study.plan import Arm, make_study, require_folder, resolve_model
 from tscode_yolo.study.profile import quiet_host
 from tscode_yolo.verbs.arguments import as_list, as_text, existing, unknown
-from tscode_yolo.verbs.loading import model_yaml
+from tscode_yolo.verbs.loading import model_yaml, options_on_top
 from tscode_yolo.verbs.storage import sole_owner, write_text
 
 DEFAULT_BASE = "yolo11n-tscode.yaml"
@@ -80,6 +80,7 @@ def main(args: dict[str, Any]) -> int:
     sets = [dataset_name(as_text("data", d)) for d in as_list(ours["data"])]
     default = "-".join(["ablate", Path(str(ours["grid"])).stem, Path(base).stem, "on", *sets])
     out = Path(as_text("out", ours.get("out") or f"runs/study/{default}")).expanduser().absolute()
+    require_folder(out)
     with unless_refused(out):
         with quiet_host():
             with sole_owner(out, patience=2.0):
@@ -140,7 +141,7 @@ def write_arms(base: str, rows: list[dict[str, Any]], folder: Path) -> tuple[lis
     """Write one model YAML for each different row.
 
     Args:
-        base: model YAML whose ``tscode:`` mapping the options change.
+        base: model YAML whose head's options the rows change.
         rows: of `read_grid`; the first is the baseline.
         folder: for the YAMLs; ``runs/`` is beside it. A YAML no run has begun with may still be corrected.
 
@@ -162,7 +163,7 @@ def write_arms(base: str, rows: list[dict[str, Any]], folder: Path) -> tuple[lis
             if "model" in row:
                 arms.append(Arm(name, resolve_model(str(row["model"]), f"{where}: model"), str(row["label"])))
             else:
-                options = {**(content.get("tscode") or {}), **row["options"]}
+                options = {**content["tscode"], **row["options"]}
                 try:
                     idle = HeadConfig.from_mapping(options).idle(row["options"], bool(content.get("end2end")))
                 except ValueError as e:
@@ -185,7 +186,7 @@ def write_arms(base: str, rows: list[dict[str, Any]], folder: Path) -> tuple[lis
 
 def scaled(model: str) -> dict[str, Any]:
     """Content of a model YAML with only the scale that its name asks for, so that no letter is needed any more."""
-    content = model_yaml(resolve_model(model, "base"), "base")
+    content = options_on_top(model_yaml(resolve_model(model, "base"), "base"))
     scale = content.pop("scale", "")
     if scale and isinstance(content.get("scales"), dict) and scale in content["scales"]:
         content["scales"] = {scale: content["scales"][scale]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,15 @@ def unless_refused(out: Path) -> Iterator[None]:
     Args:
         out: the study's folder, there or not.
     """
-    new = not out.exists()
+    new = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
         yield
     except (ValueError, FileNotFoundError, ImportError):
-        if new and not any(out.glob("runs/*/*/seed*/run.log")) and not begun(out):
+        if out in new and not any(out.glob("runs/*/*/seed*/run.log")) and not begun(out):
             shutil.rmtree(out, ignore_errors=True)
+            with suppress(OSError):  # the first that holds something else, and so those above it
+                for folder in new[1:]:
+                    folder.rmdir()
         raise
 
 

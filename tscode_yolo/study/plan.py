@@ -99,8 +99,7 @@ def make_study(kind: str, arms: Sequence[Arm], ours: dict[str, Any], theirs: dic
     _require_unique("data", [d.name for d in datasets])
     default = "-".join([arms[-1].name, "vs", arms[0].name, "on", *(d.name for d in datasets)])
     out = Path(as_text("out", ours.get("out") or f"runs/study/{default}")).expanduser().absolute()
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"out={ours['out']}: expected a folder or a new name, got a file")
+    require_folder(out)
     _require_unique("model", [a.name for a in arms])
     train = _train_arguments(ours, theirs)
     confidence = ours.get("confidence", 0.95)
@@ -240,14 +239,24 @@ def resolve_model(name: str, key: str = "model") -> str:
     return here
 
 
+def require_folder(out: Path) -> None:
+    """Raise ValueError if something that is no folder has the name of a study's."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"out={out.name}: expected a folder or a new name, got a file")
+
+
 def _train_arguments(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
     """The host's arguments of every run, but for the optimiser; the device is left to the engine."""
     batch = theirs.get("batch", DEFAULT_CFG_DICT["batch"])
     if not (isinstance(batch, int) and not isinstance(batch, bool) and batch >= 1):
         raise ValueError(f"batch={batch!r}: expected a whole number >= 1; a batch found by memory may differ by head")
+    if theirs.get("device") is not None and ours.get("engine", "local") != "local":
+        raise ValueError(
+            "device=: has no effect with engine=ray, which deals the devices out; give gpus=1 for one a run"
+        )
     if len(as_list(theirs.get("device"))) > 1 and ours.get("workers", 1) == 1:
         raise ValueError("device=: expected one device a run; with workers=N a list is dealt out to the processes")
-    for device in as_list(theirs.get("device")) if ours.get("engine", "local") == "local" else ():
+    for device in as_list(theirs.get("device")):
         as_device(device)
     train = {k: v for k, v in theirs.items() if k != "device"}  # where a run takes place does not decide what it is
     train |= {"epochs": as_count("epochs", ours.get("epochs", DEFAULT_CFG_DICT["epochs"])), "batch": batch}

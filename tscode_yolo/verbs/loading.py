@@ -12,6 +12,7 @@ from ultralytics.data.utils import check_det_dataset
 from ultralytics.nn.tasks import DetectionModel, load_checkpoint, yaml_model_load
 from ultralytics.utils import ROOT
 
+from tscode_yolo.build import NAME
 from tscode_yolo.config import closest_model
 
 
@@ -109,8 +110,23 @@ def with_options(name: str, options: str | Mapping[str, Any] | None) -> str | di
         given = None
     if not isinstance(given, Mapping):
         raise ValueError(f'options={options}: expected a mapping, e.g. options="{{sce: false}}"')
-    content = yaml_model_load(name)
-    return {**content, "tscode": {**(content.get("tscode") or {}), **given}}
+    content = options_on_top(yaml_model_load(name))
+    return {**content, "tscode": {**content["tscode"], **given}}
+
+
+def options_on_top(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The model YAML with all options of its head under ``tscode:``, where others can be laid over them.
+
+    In the head's row, where they may stand too, they would win over those.
+    """
+    options = dict(content.get("tscode") or {})
+    head = [list(row) for row in content.get("head") or ()]
+    if head and head[-1][2] == NAME and isinstance(head[-1][3], list) and len(head[-1][3]) > 1:
+        *arguments, last = head[-1][3]
+        if isinstance(last, Mapping):  # anything else is for the builder to refuse
+            options.update(last)
+            head[-1][3] = arguments
+    return {**content, "head": head, "tscode": options}
 
 
 def data_yaml(data: str | Path, key: str = "data") -> dict[str, Any]:
