@@ -46,6 +46,8 @@ def test_every_run_of_a_data_set_gets_the_same_arguments(drawn, tmp_path):
     [
         (2, {}, ("AdamW", 0.001667, 0.0)),
         (20_000, {}, ("SGD", 0.01, 0.0)),  # 8 images, nominal batch 64: one iteration an epoch
+        (6_000, {"nbs": 4}, ("SGD", 0.01, 0.0)),
+        (6_000, {"nbs": 4, "fraction": 0.5}, ("AdamW", 0.001667, 0.0)),
         (2, {"optimizer": "SGD"}, ("SGD", 0.01, 0.1)),
         (2, {"optimizer": "Adam", "lr0": 0.5}, ("Adam", 0.5, 0.0)),
     ],

@@ -142,7 +142,8 @@ def settle_optimizer(train: dict[str, Any], dataset: DataSet) -> tuple[dict[str,
     """
     name = one_of("optimizer", train.get("optimizer", "auto"), OPTIMIZERS)
     nbs = train.get("nbs", DEFAULT_CFG_DICT["nbs"])
-    iterations = math.ceil(len(dataset.images["train"]) / max(train["batch"], nbs)) * train["epochs"]
+    images = round(len(dataset.images["train"]) * train.get("fraction", 1.0))  # as the host takes them
+    iterations = math.ceil(images / max(train["batch"], nbs)) * train["epochs"]
     note, auto = f"optimiser {name} as given", name.lower() == "auto"
     if auto:
         name = "SGD" if iterations > 10_000 else "AdamW"
