@@ -78,6 +78,8 @@ def check_rows(d: Mapping[str, Any]) -> bool:
         raise ValueError(f"{yaml_name(d)}: options under `tscode:` need {NAME} as the last row of `head:`")
     if ours and ours != [len(d["head"]) - 1]:
         raise ValueError(f"{yaml_name(d)}: {NAME} must be the last row of `head:`, and the only one of its kind")
+    if ours and len(d["head"][-1]) != 4:
+        raise ValueError(f"{yaml_name(d)}: expected a row [[16, 19, 22], 1, {NAME}, [nc]], got {d['head'][-1]}")
     return bool(ours)
 
 

@@ -149,6 +149,7 @@ def test_wrong_arguments_end_in_one_line(lively, capsys, tmp_path):
         ([f"model={lively}", "imgsz=100"], "expected a multiple of 32"),
         ([f"model={lively}", f"source={tmp_path}"], f"source={tmp_path}: expected images, got none"),
         ([f"model={lively}", f"source={tmp_path}", "data=coco8.yaml"], "expected no data= beside it"),
+        ([f"model={lively}", f"source={lively}"], f"source={lively}: expected a folder of images or a text file"),
         ([f"model={lively}", "rounds=1"], "rounds=1: expected 2 or more, or 0 for no timing"),
         ([f"model={lively}", "format=onnx"], "did you mean formats=?"),
         ([f"model={lively}", "formats="], "formats=: expected one or more of torchscript, onnx"),

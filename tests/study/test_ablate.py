@@ -91,6 +91,37 @@ def test_options_in_the_heads_row_are_changed_too(tmp_path):
     assert DetectionModel(changed, nc=3, verbose=False).model[-1].options["sce"] is False
 
 
+def test_rows_that_say_the_same_are_one_model(tmp_path):
+    rows = [{"label": x, "options": o} for x, o in (("a", {}), ("b", {"sce_kernel": 3}), ("c", {"sce_kernel": 5}))]
+    arms, layout = write_arms("yolo11n-tscode.yaml", rows, tmp_path)
+    assert len(arms) == 2
+    assert [name for _, name in layout] == [arms[0].name, arms[0].name, arms[1].name]
+
+
+@pytest.mark.parametrize(
+    ("row", "changes", "message"),
+    [
+        (["nc", {"finer": True}, {"sce": False}], {}, r"are \[nc\] or \[nc, \{option: value"),
+        (["nc"], {"tscode": ["finer"]}, "expected a mapping like"),
+        (None, {}, r"expected a row \[\[16, 19, 22\], 1, TSCODEDetect, \[nc\]\], got"),
+    ],
+)
+def test_a_base_that_training_would_refuse_is_refused(drawn, tmp_path, row, changes, message):
+    content = {**yaml.safe_load((cfg_dir() / "yolo11-tscode.yaml").read_text()), **changes}
+    content["head"][-1] = content["head"][-1][:3] + ([row] if row else [])
+    (tmp_path / "mine11n.yaml").write_text(yaml.safe_dump(content))
+    (tmp_path / "grid.yaml").write_text("rows: [{label: a, options: {}}, {label: b, options: {sce_kernel: 5}}]")
+    args = {"data": str(drawn), "grid": str(tmp_path / "grid.yaml"), "base": str(tmp_path / "mine11n.yaml")}
+    with pytest.raises(ValueError, match=message):
+        main({**args, "out": str(tmp_path / "new/out"), "epochs": 1, "imgsz": 64, "batch": 4})
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_base_without_our_head_is_named():
+    with pytest.raises(ValueError, match=r"base=yolo11n\.yaml: expected .* head is a TSCODEDetect, .* got a Detect"):
+        write_arms("yolo11n.yaml", [], Path())
+
+
 def test_the_models_of_a_study_may_be_corrected_until_a_run_has_begun(tmp_path):
     folder = tmp_path / "models"
     rows = [{"label": "a", "options": {}}, {"label": "b", "options": {"sce": False}}]

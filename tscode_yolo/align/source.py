@@ -13,12 +13,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from ultralytics.data.utils import IMG_FORMATS, check_det_dataset
+from ultralytics.data.utils import IMG_FORMATS
 from ultralytics.utils import LOGGER
 from ultralytics.utils.patches import imread
 
 from tscode_yolo.align.coco import CocoFile, listed_images
 from tscode_yolo.align.labels import BadLabel, LabelFolder, Objects
+from tscode_yolo.verbs.loading import data_yaml
 from tscode_yolo.verbs.storage import short
 
 LISTED = 20  # problems named in the report: enough to act on; the count says how many more
@@ -152,10 +153,7 @@ def open_source(
         reader: Callable[[Path, int, int], Objects | None] = CocoFile(Path(data), names)
         paths = list_images(images)
     else:
-        try:
-            spec = check_det_dataset(str(data))
-        except SyntaxError as error:  # the host's word for a YAML without val or names
-            raise ValueError(f"data={data}: {error}") from None
+        spec = data_yaml(data)
         if not spec.get(split):
             raise ValueError(
                 f"expected a part named {split!r} in {data}, got {sorted(set(spec) & {'train', 'val', 'test'})}"

@@ -3,7 +3,8 @@
 Each format is exported and run on real images in a process of its own, and held against PyTorch: raw boxes and scores,
 detections after NMS, AP, size and time. Works on any Ultralytics detection model, ours or not. Nothing is installed:
 what is missing is named, and `examples/parity_all_formats.py` makes one environment a format. ``json=FILE`` and
-``md=FILE`` keep the table; with ``strict=true`` a format that was left out fails as well.
+``md=FILE`` keep the table. The exit code is 0 if an export passed and none failed; with ``strict=true`` a format that
+was left out fails as well.
 """
 
 from __future__ import annotations
@@ -174,12 +175,16 @@ def pick_images(data: str | None, source: str | None, count: int) -> list[str]:
         FileNotFoundError: `data` is not there.
     """
     if source:
-        files = _images_in(Path(source).expanduser())
+        files = _images_in(Path(source).expanduser(), f"source={source}")
     elif data:
         split = data_yaml(data)["val"]
-        files = [f for p in as_list(str(split) if isinstance(split, Path) else split) for f in _images_in(Path(p))]
+        files = [
+            f
+            for p in as_list(str(split) if isinstance(split, Path) else split)
+            for f in _images_in(Path(p), f"data={data}")
+        ]
     else:
-        files = _images_in(Path(ASSETS))
+        files = _images_in(Path(ASSETS), "the host's own images")
     if not files:
         where = f"source={source}" if source else f"data={data}" if data else "the host's own images"
         raise ValueError(f"{where}: expected images, got none")
@@ -187,9 +192,12 @@ def pick_images(data: str | None, source: str | None, count: int) -> list[str]:
     return files[::step][:count]
 
 
-def _images_in(place: Path) -> list[str]:
-    """Absolute paths of the images in a folder, or named in a text file."""
+def _images_in(place: Path, named: str) -> list[str]:
+    """Absolute paths of the images in a folder, or named in a text file; `named` says in errors which that was."""
     if place.is_file():
-        lines = (line.strip() for line in place.read_text(encoding="utf-8").splitlines())
+        try:
+            lines = [line.strip() for line in place.read_text(encoding="utf-8").splitlines()]
+        except UnicodeDecodeError as e:
+            raise ValueError(f"{named}: expected a folder of images or a text file that lists them, got {e}") from None
         return sorted(str((place.parent / line).absolute()) for line in lines if line)
     return sorted(str(p.absolute()) for p in place.rglob("*") if p.suffix[1:].lower() in IMG_FORMATS)

@@ -1,7 +1,7 @@
 """``tscode push model=best.pt repo=USER/NAME`` and `from_pretrained`: packed weights on the Hugging Face Hub.
 
 The Hub holds a folder: model.safetensors, which is all that loading reads, and for people config.json (its description)
-and README.md (the model card). The transfer is huggingface_hub's (extra ``[hub]``).
+and README.md (the model card). The transfer is huggingface_hub's: pip install '.[hub]'.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml
 
+from tscode_yolo.build import NAME
 from tscode_yolo.config import HeadConfig
 from tscode_yolo.study.arguments import OWN_KEYS, take
 from tscode_yolo.study.compare import carry_out
@@ -109,7 +110,7 @@ def read_grid(grid: str, base: str | None = None) -> tuple[str, list[dict[str, A
         raise ValueError(f"grid={grid}: expected {', '.join(GRIDS)} or a YAML file")
     try:
         content = yaml.safe_load(existing("grid", grid).read_text(encoding="utf-8"))
-    except yaml.YAMLError as e:
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
         raise ValueError(f"grid={grid}: expected YAML, got {' '.join(str(e).split())}") from e
     rows = content.get("rows") if isinstance(content, dict) else None
     if not isinstance(rows, list) or len(rows) < 2:
@@ -157,19 +158,20 @@ def write_arms(base: str, rows: list[dict[str, Any]], folder: Path) -> tuple[lis
     seen: dict[str, str] = {}
     for number, row in enumerate(rows, start=1):
         where = f"row {number} of the grid, {str(row['label'])!r}"
-        key = repr(sorted(row.get("options", {"model": row.get("model")}).items()))
+        key, options = str(row.get("model")), {**content["tscode"], **row.get("options", {})}
+        if "options" in row:
+            try:
+                config = HeadConfig.from_mapping(options)
+            except ValueError as e:
+                raise ValueError(f"{where}: {e}") from e
+            if idle := config.idle(row["options"], bool(content.get("end2end"))):
+                raise ValueError(f"{where}: {idle}; it would be the row without them")
+            key = repr(config)  # rows that say the same in other words are one model, trained once
         if key not in seen:
             seen[key] = name = f"{Path(base).stem}-r{number:02d}"
             if "model" in row:
                 arms.append(Arm(name, resolve_model(str(row["model"]), f"{where}: model"), str(row["label"])))
             else:
-                options = {**content["tscode"], **row["options"]}
-                try:
-                    idle = HeadConfig.from_mapping(options).idle(row["options"], bool(content.get("end2end")))
-                except ValueError as e:
-                    raise ValueError(f"{where}: {e}") from e
-                if idle:
-                    raise ValueError(f"{where}: {idle}; it would be the row without them")
                 file = folder / f"{name}.yaml"
                 text = yaml.safe_dump({**content, "tscode": options}, sort_keys=False)
                 changed = file.is_file() and file.read_text(encoding="utf-8") != text
@@ -186,7 +188,11 @@ def write_arms(base: str, rows: list[dict[str, Any]], folder: Path) -> tuple[lis
 
 def scaled(model: str) -> dict[str, Any]:
     """Content of a model YAML with only the scale that its name asks for, so that no letter is needed any more."""
+    if not model.endswith((".yaml", ".yml")):
+        raise ValueError(f"base={model}: expected a model YAML, a name that ends in .yaml")
     content = options_on_top(model_yaml(resolve_model(model, "base"), "base"))
+    if (last := content["head"][-1][2]) != NAME:
+        raise ValueError(f"base={model}: expected a YAML whose head is a {NAME}, for options to change, got a {last}")
     scale = content.pop("scale", "")
     if scale and isinstance(content.get("scales"), dict) and scale in content["scales"]:
         content["scales"] = {scale: content["scales"][scale]}

@@ -30,8 +30,9 @@ def unless_refused(out: Path) -> Iterator[None]:
     new = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
         yield
-    except (ValueError, FileNotFoundError, ImportError):
-        if out in new and not any(out.glob("runs/*/*/seed*/run.log")) and not begun(out):
+    except Exception as e:
+        ours = out in new and not isinstance(e, BlockingIOError)
+        if ours and not any(out.glob("runs/*/*/seed*/run.log")) and not begun(out):
             shutil.rmtree(out, ignore_errors=True)
             with suppress(OSError):  # the first that holds something else, and so those above it
                 for folder in new[1:]:

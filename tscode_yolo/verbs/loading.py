@@ -117,16 +117,21 @@ def with_options(name: str, options: str | Mapping[str, Any] | None) -> str | di
 def options_on_top(content: Mapping[str, Any]) -> dict[str, Any]:
     """The model YAML with all options of its head under ``tscode:``, where others can be laid over them.
 
-    In the head's row, where they may stand too, they would win over those.
+    In the head's row, where they may stand too, they would win over those. A row of another form is left for the
+    builder to refuse.
+
+    Raises:
+        ValueError: something under ``tscode:`` that is no mapping.
     """
-    options = dict(content.get("tscode") or {})
-    head = [list(row) for row in content.get("head") or ()]
-    if head and head[-1][2] == NAME and isinstance(head[-1][3], list) and len(head[-1][3]) > 1:
-        *arguments, last = head[-1][3]
-        if isinstance(last, Mapping):  # anything else is for the builder to refuse
-            options.update(last)
-            head[-1][3] = arguments
-    return {**content, "head": head, "tscode": options}
+    given = content.get("tscode") or {}
+    if not isinstance(given, Mapping):
+        raise ValueError(f"tscode options: expected a mapping like {{sce: true}}, got {given!r}")
+    *above, last = content.get("head") or [None]
+    match last:
+        case [source, number, str(name), [nc, dict(own)]] if name == NAME:
+            rows = [*above, [source, number, name, [nc]]]
+            return {**content, "head": rows, "tscode": {**given, **own}}
+    return {**content, "tscode": dict(given)}
 
 
 def data_yaml(data: str | Path, key: str = "data") -> dict[str, Any]:
