@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from tscode_yolo.parity.numbers import Differences, Matches, confident, suppress
+from tscode_yolo.parity.numbers import MOST, Differences, Matches, confident, suppress
 
 
 def raw(*anchors):
@@ -66,6 +66,14 @@ def test_detections_are_paired_one_to_one(exported, counts):
     summary = matches.summary()
     assert {k: summary[k] for k in counts} == counts
     assert (summary["reference"], summary["exported"]) == (1, len(exported))
+
+
+@pytest.mark.parametrize(("count", "score", "borderline"), [(MOST, 0.4004, 1), (MOST, 0.41, 0), (MOST - 1, 0.4004, 0)])
+def test_a_full_list_has_no_room_for_a_detection_like_its_least(count, score, borderline):
+    found = [[9 * i, 0, 9 * i + 8, 8, 0.9 - 0.5 * i / (count - 1), 0] for i in range(count)]  # scores to 0.4
+    matches = Matches(conf=0.25, score=1e-3)
+    matches.add(rows(*found, [0, 50, 8, 58, score, 0]), rows(*found))
+    assert (matches.summary()["borderline"], matches.summary()["unmatched"]) == (borderline, 1 - borderline)
 
 
 def test_pairs_say_how_much_they_differ():

@@ -15,6 +15,7 @@ MATCH_IOU = 0.99  # what "the same box" means after NMS
 SCORE_IN_PIXELS = (
     100.0  # when pairing: a score off by 1e-3 weighs as much as a side off by 0.1 px, as the tolerances do
 )
+MOST = 300  # detections an image, by NMS and by the top-k of an end-to-end head alike (the host's max_det)
 NO_PAIR = 1e9  # above what all true pairs of an image may differ by together
 
 
@@ -70,7 +71,8 @@ class Matches:
     pairs differ is kept: IoU above 0.99 lets a large box move by pixels, and says nothing of scores.
 
     A detection whose score is within `score` of the threshold may be there in one model and not in the other without
-    either being wrong; such ones count as borderline when they find no partner, not as unmatched.
+    either being wrong, and so may one that is not above the least of the other model's by more, where that found
+    `MOST` and had no room; such ones count as borderline when they find no partner, not as unmatched.
 
     Attributes:
         conf: the threshold of both.
@@ -96,13 +98,20 @@ class Matches:
         rows, columns = rows[paired], columns[paired]
         self._boxes.append(sides[rows, columns].flatten())
         self._scores.append(scores[rows, columns])
-        alone = torch.cat([_without(reference, rows), _without(exported, columns)])[:, 4]
-        borderline = int(((alone - self.conf).abs() <= self.score).sum())
+        alone = _without(reference, rows)[:, 4], _without(exported, columns)[:, 4]
+        borderline = sum(
+            int((mine <= self._least(others) + self.score).sum())
+            for mine, others in zip(alone, (exported, reference), strict=True)
+        )
         self.counts["reference"] += len(reference)
         self.counts["exported"] += len(exported)
         self.counts["matched"] += len(rows)
         self.counts["borderline"] += borderline
-        self.counts["unmatched"] += len(alone) - borderline
+        self.counts["unmatched"] += sum(map(len, alone)) - borderline
+
+    def _least(self, detections: Tensor) -> float:
+        """Score that a detection needed to be among these (N, 6): the threshold, or more where there was no room."""
+        return self.conf if len(detections) < MOST else float(detections[:, 4].min())
 
     def summary(self) -> dict[str, Any]:
         """The counts."""
