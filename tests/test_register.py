@@ -263,7 +263,7 @@ def test_names_of_nobody_stay_the_hosts_error_or_get_the_closest_of_ours():
         FileNotFoundError, match=r"name: models/tscode\.yaml; .* go by their bare names, e\.g\. tscode\.yaml"
     ):
         tasks.yaml_model_load("models/tscode.yaml")
-    with pytest.raises(FileNotFoundError, match=r"of that name; did you mean yolo11n-tscode\.yaml\?$"):
+    with pytest.raises(FileNotFoundError, match=r"of that name(: yolo11nn-.*)?; did you mean yolo11n-tscode\.yaml\?$"):
         tasks.yaml_model_load("yolo11nn-tscode.yaml")
     with pytest.raises(FileNotFoundError, match=r"zzzzzzzzzzzzzz\.yaml; valid, .*yolo12-tscode\.yaml"):
         tasks.yaml_model_load("tscode-zzzzzzzzzzzzzz.yaml")
