@@ -248,6 +248,12 @@ class DetailPreservingEncoding(_Encoding):
             if isinstance(block, DownOfSum) and block.kernel is None and not hasattr(block[0], "bn"):
                 block.fuse()
 
+    def refresh_kernels(self) -> None:
+        """Make the kernels that were kept anew, of the weights there are now."""
+        for block in self.detail or ():
+            if isinstance(block, DownOfSum) and block.kernel is not None:
+                block.fuse()
+
     def _detail(self, pyramid: Sequence[Tensor], finer: Tensor | None, level: int) -> Tensor:
         """DConv(up(P_l) + P_{l-1}), the size of P_l."""
         below = self.finer_lateral[level](pyramid[level - 1] if level else finer)

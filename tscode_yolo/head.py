@@ -269,6 +269,12 @@ class TSCODEDetect(Detect):
                     found[f"{name}.{i}.{len(branch) - 1}"] = branch[-1]
         return found
 
+    def refresh_kernels(self) -> None:
+        """Make what a fused head keeps beside its weights anew, after others were written into them."""
+        for name in ("dpe", "one2one_dpe"):
+            if (dpe := getattr(self, name, None)) is not None:
+                dpe.refresh_kernels()
+
     def stock_towers(self) -> list[str]:
         """Names of the classification towers that are the stock head's: their width depends on the classes."""
         twins = {"cv3": "sce", "one2one_cv3": "one2one_sce"}

@@ -16,8 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tscode_yolo.down_of_sum import DownOfSum
-
 STOCK_TOWERS = ("cv3", "one2one_cv3")  # classification towers of the stock head, whose width depends on its classes
 FIRST = "model.0.conv.weight"  # the host adapts it to another number of image channels
 
@@ -136,9 +134,8 @@ def _transfer_head(model: Any, source: Any) -> dict[str, str]:
             if conv is None or not k.startswith(f"{conv}."):
                 own[k].copy_(given[k])
         outcome[unit] = "moved" if conv is None else _move_class_rows(classes[conv], src_classes[conv], rows, head.nc)
-    for module in head.modules():
-        if isinstance(module, DownOfSum) and module.kernel is not None:  # of a fused model, made of the weights
-            module.fuse()
+    if hasattr(head, "refresh_kernels"):
+        head.refresh_kernels()
     return outcome
 
 
