@@ -17,9 +17,7 @@ from typing import Any
 
 from ultralytics.utils import LOGGER
 
-from tscode_yolo.config import HeadConfig
-
-NAME, FPN = "TSCODEDetect", "TorchvisionFPN"  # in the model YAMLs
+from tscode_yolo.config import FPN, NAME, HeadConfig
 
 
 def build_layers(d: dict[str, Any], ch: int, verbose: bool, parse: Callable[..., Any]) -> Any:

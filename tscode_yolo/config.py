@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 MOST_TIMES = 16.0  # largest multiple of the stock width
+NAME, FPN = "TSCODEDetect", "TorchvisionFPN"  # in the model YAMLs
 SCHEMA = 1  # raised when a checkpoint's head can no longer be rebuilt by an older package
 
 CHOICES: dict[str, tuple[Any, ...]] = {

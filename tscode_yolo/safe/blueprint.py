@@ -24,8 +24,7 @@ from ultralytics.nn import modules
 from ultralytics.nn.tasks import DetectionModel
 
 from tscode_yolo import __version__, register
-from tscode_yolo.build import FPN, NAME
-from tscode_yolo.config import SCHEMA, completed
+from tscode_yolo.config import FPN, NAME, SCHEMA, completed
 from tscode_yolo.safe.description import check, host_arguments, is_number, is_whole, yaml_name
 from tscode_yolo.study.detects import refusal
 from tscode_yolo.transfer import stock_towers, take_widths

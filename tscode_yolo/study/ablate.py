@@ -20,8 +20,7 @@ from typing import Any
 
 import yaml
 
-from tscode_yolo.build import NAME
-from tscode_yolo.config import HeadConfig
+from tscode_yolo.config import NAME, HeadConfig
 from tscode_yolo.study.arguments import OWN_KEYS, take
 from tscode_yolo.study.compare import carry_out
 from tscode_yolo.study.inventory import dataset_name
