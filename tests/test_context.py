@@ -32,12 +32,14 @@ def test_sce_is_equation_3(size):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_dpe_is_equation_5(size):
+@pytest.mark.parametrize(("mode", "up"), [("nearest", reference.upsample), ("bilinear", reference.blend)])
+@pytest.mark.parametrize("kind", ["dense", "linear"])
+def test_dpe_is_equation_5(size, mode, up, kind):
     c2, p3, p4, p5 = maps(*size, [8] * 4, [4, 8, 16, 32])
-    dpe = wake(DetailPreservingEncoding([8] * 3, 8)).eval()
+    dpe = wake(DetailPreservingEncoding([8] * 3, 8, up_mode=mode, kind=kind)).eval()
     out = dpe([p3, p4, p5], c2)
     for level, (finer, p, coarser) in enumerate([(c2, p3, p4), (p3, p4, p5), (p4, p5, None)]):
-        assert_close(out[level], reference.dpe(finer, p, coarser, dpe.detail[level]), rtol=1e-4, atol=1e-4)
+        assert_close(out[level], reference.dpe(finer, p, coarser, dpe.detail[level], up), rtol=1e-4, atol=1e-4)
 
 
 def test_encodings_with_a_width_project_what_differs_and_nothing_else():

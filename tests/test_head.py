@@ -38,6 +38,7 @@ VARIANTS = {
     "pooled, no coarser": {"sce_down": "max", "sce_coarser": False},
     "tower bias": {"tower_bias": True},
     "four levels": {"dpe_levels": [-1, 0, 1, 2]},
+    "bilinear": {"dpe_up": "bilinear"},
     "quality": {"quality": "iou", "score": "sqrt_pq"},
     "quality estimate and scale": {"lqe": True, "level_scale": True, "pred_kernel": 3},
     "all levels": {"sce_at": None, "dpe_at": None},

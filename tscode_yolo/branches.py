@@ -36,6 +36,7 @@ def box_branch(
             finer_ch,
             offsets=config.dpe_levels,
             width=width,
+            up_mode=config.dpe_up,
             kind=config.down_conv,
             shared=_can_share(config.share_down, ch, width, "dpe_width"),
             norm=config.norm,

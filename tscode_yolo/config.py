@@ -23,6 +23,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "sce_kernel": (3, 5, 7),
     "cls_kernel": (3, 5, 7),
     "sce_skip": ("none", "light", "tower"),
+    "dpe_up": ("nearest", "bilinear"),
     "down_conv": ("dense", "separable", "linear"),
     "cls_conv": ("dense", "separable"),
     "box_conv": ("dense", "separable"),
@@ -70,7 +71,12 @@ IDLE_WITHOUT = (
         ("cls_conv", "cls_width", "cls_depth", "cls_kernel"),
         ("share_towers", "dcn", "dpe_neck"),
     ),
-    ("dpe", ("dpe_at", "dpe_levels"), ("box_conv", "box_width", "box_depth", "dpe_width"), ("share_towers", "dcn")),
+    (
+        "dpe",
+        ("dpe_at", "dpe_levels", "dpe_up"),
+        ("box_conv", "box_width", "box_depth", "dpe_width"),
+        ("share_towers", "dcn"),
+    ),
 )
 IDLE_WITHOUT_BOTH = ("norm", "act", "pred_kernel", "tower_bias", "share_down", "down_conv")
 
@@ -105,6 +111,8 @@ class HeadConfig:
             docs/search.md has the numbers.
         dpe_levels: offsets of the levels DPE adds up, among -1 (P_{l-1}), 0, 1 and 2, Table 3.
         dpe_width: channels of the sum.
+        dpe_up: how DPE makes a map larger; with bilinear the sum with P_{l-1} is made at that map's size, which takes
+            longer.
         dpe_neck: both branches start from DPE's output, Table 6: a feature fusion, no decoupling.
         down_conv: the stride-2 convs: dense, depthwise-separable, or linear, i.e. separable with neither norm nor
             activation between the two convs.
@@ -148,6 +156,7 @@ class HeadConfig:
     one2one_sce: bool = False
     dpe_levels: tuple[int, ...] = (-1, 0, 1)
     dpe_width: int | float | None = 1.0
+    dpe_up: str = "nearest"
     dpe_neck: bool = False
     down_conv: str = "linear"
     cls_conv: str = "separable"

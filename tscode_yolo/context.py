@@ -143,9 +143,11 @@ class DetailPreservingEncoding(_Encoding):
 
     Attributes:
         sum_first: make the sum at the finer size and then halve it, as Eq. 5 is written, rather than by `DownOfSum`.
+        up_mode: how maps are made larger, "nearest" or "bilinear".
     """
 
     sum_first = False
+    up_mode = "nearest"  # of heads pickled before there was another
 
     def __init__(
         self,
@@ -154,6 +156,7 @@ class DetailPreservingEncoding(_Encoding):
         *,
         offsets: Sequence[int] = (-1, 0, 1),
         width: int | None = None,
+        up_mode: str = "nearest",
         kind: str = "dense",
         shared: bool = False,
         norm: str = "bn",
@@ -167,6 +170,7 @@ class DetailPreservingEncoding(_Encoding):
             finer_ch: channels of the map below the finest level (C2 for P3), or None without one.
             offsets: of the levels that take part, among -1, 0, 1, 2 (Table 3); -1 or 0 among them.
             width: channels of the sum; None keeps each level's own.
+            up_mode: "nearest", or "bilinear" (with pixel centres aligned, not corners).
             kind: "dense", "separable" or "linear" stride-2 conv, see `conv_block`.
             shared: one stride-2 conv for all levels.
             norm: "bn" or "gn".
@@ -175,6 +179,7 @@ class DetailPreservingEncoding(_Encoding):
         """
         super().__init__()
         n = len(ch)
+        self.up_mode = up_mode
         self.at = _levels("dpe_at", at, n)
         widths = [width or c for c in ch]
         self.out_channels = [w if i in self.at else c for i, (w, c) in enumerate(zip(widths, ch))]
@@ -206,9 +211,11 @@ class DetailPreservingEncoding(_Encoding):
                 self.detail = nn.ModuleList([conv_block(*pairs[0], 3, 2, kind=kind, act=act, norm=norm, levels=n)])
             else:
                 self.detail = nn.ModuleList(
-                    of_sums(conv_block(a, w, 3, 2, kind=kind, act=act, norm=norm)) if a else nn.Identity()
+                    conv_block(a, w, 3, 2, kind=kind, act=act, norm=norm) if a else nn.Identity()
                     for a, w in zip(added, widths)
                 )
+                if up_mode == "nearest":
+                    self.detail = nn.ModuleList(map(of_sums, self.detail))
         if 0 in offsets and act == "silu":
             for module in (*(self.above or ()), *(self.above2 or ()), *(self.detail or ())):
                 _start_at_zero(module)
@@ -232,9 +239,9 @@ class DetailPreservingEncoding(_Encoding):
             if self.same is not None:
                 terms.append(self.same[level](p))
             if self.above is not None and level + 1 < len(pyramid):
-                terms.append(up(self.above[level](pyramid[level + 1]), p))
+                terms.append(up(self.above[level](pyramid[level + 1]), p, mode=self.up_mode))
             if self.above2 is not None and level + 2 < len(pyramid):
-                terms.append(up(self.above2[level](pyramid[level + 2]), p, 4))
+                terms.append(up(self.above2[level](pyramid[level + 2]), p, 4, self.up_mode))
             if self.detail is not None and level >= self.first:
                 terms.append(self._detail(pyramid, finer, level))
             if level == 0 and self.alone is not None:
@@ -266,7 +273,7 @@ class DetailPreservingEncoding(_Encoding):
             and below.shape[-2:] == (2 * small.shape[-2], 2 * small.shape[-1])
         ):
             return block.of_sum(below, small)
-        return run_level(block, below + up(small, below), level)
+        return run_level(block, below + up(small, below, mode=self.up_mode), level)
 
 
 def _start_at_zero(module: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Maps of two sizes made one: nearest up-sampling, Eq. 4's quadrants, and sums of the two without a copy.
+"""Maps of two sizes made one: up-sampling, Eq. 4's quadrants, and sums of the two without a copy.
 
 "Task-Specific Context Decoupling for Object Detection" (arXiv:2303.01047), Section 3.1. B batch, K classes, C channels,
 H W size of the larger map, h w of the smaller one: h = ceil(H / 2), so what is made larger is cropped.
@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def up(x: Tensor, like: Tensor, times: int = 2) -> Tensor:
-    """Nearest up-sampling of (B, C, h, w) by `times`, cropped to the size of `like` (B, _, H, W)."""
-    return crop(F.interpolate(x, scale_factor=float(times), mode="nearest"), like)
+def up(x: Tensor, like: Tensor, times: int = 2, mode: str = "nearest") -> Tensor:
+    """Up-sampling of (B, C, h, w) by `times`, nearest or bilinear, cropped to the size of `like` (B, _, H, W)."""
+    return crop(F.interpolate(x, scale_factor=float(times), mode=mode), like)
 
 
 def crop(x: Tensor, like: Tensor) -> Tensor:
