@@ -125,6 +125,11 @@ def test_cfg_path_finds_shipped_names_only():
         ({"sce_down": "avg", "down_conv": "dense", "finer": True}, ""),
         ({"sce_down": "avg", "down_conv": "dense", "dpe_at": None}, ""),
         ({"sce": False, "down_conv": "dense"}, "down_conv (of a head that halves a map"),  # P3 has nothing below it
+        ({"dpe_levels": [-1], "finer": True, "dpe_up": "bilinear"}, "dpe_up (of a head that adds a map to a larger"),
+        ({"dpe_levels": [-1, 0], "dpe_up": "bilinear"}, "dpe_up (of a head that adds a map to a larger"),
+        ({"dpe_levels": [-1, 0], "finer": True, "dpe_up": "bilinear"}, ""),
+        ({"dpe_levels": [0, 1], "dpe_up": "bilinear"}, ""),
+        ({"dpe": False, "dpe_up": "bilinear"}, "dpe_up (of a head with dpe: true)"),
         ({"one2one_sce": True}, "one2one_sce (of a model with end2end: true)"),
         (HeadConfig.from_mapping({"sce": False, "cls_width": 4.0}).as_dict(), ""),  # a checkpoint's
     ],

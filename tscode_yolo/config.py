@@ -111,8 +111,7 @@ class HeadConfig:
             docs/search.md has the numbers.
         dpe_levels: offsets of the levels DPE adds up, among -1 (P_{l-1}), 0, 1 and 2, Table 3.
         dpe_width: channels of the sum.
-        dpe_up: how DPE makes a map larger; with bilinear the sum with P_{l-1} is made at that map's size, which takes
-            longer.
+        dpe_up: how DPE makes a map larger; with bilinear the sum with P_{l-1} is made at that map's size.
         dpe_neck: both branches start from DPE's output, Table 6: a feature fusion, no decoupling.
         down_conv: the stride-2 convs: dense, depthwise-separable, or linear, i.e. separable with neither norm nor
             activation between the two convs.
@@ -280,6 +279,8 @@ class HeadConfig:
         elif not (self.sce and self.sce_down == "conv") and not (self.dpe and self._reads_finer()):
             given_idly = "down_conv" in given and self.down_conv != fields["down_conv"]
             off += ["down_conv (of a head that halves a map by a conv)"] if given_idly else []
+        if self.dpe and self.dpe_up != fields["dpe_up"] and "dpe_up" in given and not self._makes_larger():
+            off += ["dpe_up (of a head that adds a map to a larger one)"]
         if self.sce and self.one2one_sce and "one2one_sce" in given and not end2end:
             off += ["one2one_sce (of a model with end2end: true)"]
         return f"tscode options without effect: {'; '.join(off)}" if off else ""
@@ -288,6 +289,10 @@ class HeadConfig:
         """Whether a level that DPE encodes has a P_{l-1} that it reads."""
         has_finer = self.finer or self.dpe_at is None or max(self.dpe_at) > 0
         return -1 in self.dpe_levels and has_finer
+
+    def _makes_larger(self) -> bool:
+        """Whether DPE adds up maps of two sizes: P_{l+1} or P_{l+2} to others, or P_l to P_{l-1}."""
+        return len(self.dpe_levels) > 1 and (max(self.dpe_levels) > 0 or self._reads_finer())
 
     def as_dict(self) -> dict[str, Any]:
         """All options as plain Python values: what a checkpoint keeps, and what `from_mapping` takes back."""
