@@ -102,7 +102,8 @@ class HeadConfig:
         sce_coarser: concatenate P_{l+1}, Table 2.
         sce_width: channels of each map that SCE concatenates.
         sce_skip: add logits from P_l itself to those rearranged from half size: none, of a light path (depthwise 3x3,
-            1x1), or of a tower like the stock head's. Not in the paper.
+            1x1), or of a tower like the stock head's: two separable convs as wide as `cls_width: 1.0` says. Not in the
+            paper.
         lqe: localisation quality estimate: add to all class logits of an anchor point one number that a 1x1 conv reads
             from its localisation tower. Not in the paper (D-FINE, arXiv:2410.13842, adds such an estimate to its logits
             too); docs/search.md has what it brought. None: with SCE and the host's own loss.
@@ -150,7 +151,7 @@ class HeadConfig:
     sce_kernel: int = 3
     sce_coarser: bool = True
     sce_width: int | float | None = 0.5
-    sce_skip: str = "light"
+    sce_skip: str = "tower"
     lqe: bool | None = None
     one2one_sce: bool = False
     dpe_levels: tuple[int, ...] = (-1, 0, 1)
@@ -160,7 +161,7 @@ class HeadConfig:
     down_conv: str = "linear"
     cls_conv: str = "separable"
     cls_width: int | float | None = 1.0
-    cls_depth: int = 2
+    cls_depth: int = 1
     cls_kernel: int = 3
     box_conv: str = "dense"
     box_width: int | float | None = None
