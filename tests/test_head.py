@@ -33,7 +33,7 @@ VARIANTS = {
     "sce alone": {"dpe": False},
     "dpe alone": {"sce": False},
     "native widths": {"sce_width": None, "dpe_width": None, "sce_skip": "none"},
-    "full-size tower": {"sce_skip": "tower"},
+    "light path": {"sce_skip": "light", "cls_depth": 2},
     "shared down-sampling": {"share_down": True},
     "pooled, no coarser": {"sce_down": "max", "sce_coarser": False},
     "tower bias": {"tower_bias": True},
