@@ -50,7 +50,7 @@ def main(args: dict[str, Any]) -> int:
                     "losses": course["losses"][-1],
                 }
             )
-            settings = {k: report[k] for k in ("weights", "model", "imgsz", "batch", "lr", "seed")}
+            settings = {k: report[k] for k in ("weights", "model", "options", "imgsz", "batch", "lr", "seed")}
             write_json(out, {"rows": rows, "settings": settings, "provenance": provenance()})
             print({k: v for k, v in rows[-1].items() if k != "losses"}, flush=True)
     return 0

@@ -155,6 +155,117 @@ def test_towers_of_another_scale_or_kind_do_not_move_in():
         assert unchanged(before, model, "model.5.cv3")
 
 
+def family(name: str, names: list[str], **options) -> DetectionModel:
+    """A model of a shipped YAML, nano, with values nobody else has."""
+    from tscode_yolo.verbs.loading import with_options
+
+    model = DetectionModel(with_options(name, options) if options else name, nc=len(names), verbose=False)
+    model.names = dict(enumerate(names))
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    return model
+
+
+@pytest.fixture(scope="module")
+def coco() -> DetectionModel:
+    """A stock YOLO11n of 80 classes, whose class towers are 80 wide; with three they are 64."""
+    return family("yolo11n.yaml", [f"c{i}" for i in range(80)])
+
+
+def scores(model: DetectionModel, x: torch.Tensor) -> torch.Tensor:
+    """Class logits (B, nc, A) in evaluation."""
+    with torch.inference_mode():
+        return model.eval()(x)[1]["scores"]
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_the_full_size_tower_is_the_stock_heads_and_sce_starts_as_nothing_added(coco, depth):
+    model = family("yolo11n-tscode.yaml", list(coco.names.values()), cls_depth=depth)
+    for estimate in model.model[-1].lqe:  # as at the start
+        torch.nn.init.zeros_(estimate.weight)
+    account = model.load(coco, verbose=False)
+    assert account.head["cls_skip.0"] == "moved from cv3.0"
+    assert account.head["cv3.0"] == "re-initialised (starts as nothing added to cls_skip.0)"
+    assert account.head["sce"] == "re-initialised (not in the source)"
+    others = "moved" if depth == 2 else "re-initialised (built differently in the source)"
+    assert account.head["cv3.1"] == account.head["cv3.2"] == others
+    x = torch.rand(1, 3, 64, 96)
+    ours, theirs = scores(model, x), scores(coco, x)
+    points = 8 * 12 if depth == 1 else ours.shape[-1]  # P3's, or all
+    assert_close(ours[..., :points], theirs[..., :points])
+    assert ours.shape == theirs.shape
+    assert depth == 2 or (ours - theirs)[..., points:].abs().max() > 0.01
+
+
+def test_own_data_keep_the_hidden_layers_of_the_full_size_tower_and_the_rows_of_known_classes(coco):
+    model = family("yolo11n-tscode.yaml", ["unicorn", "c7", "c31"])
+    model.model[-1].bias_init()
+    head, given = model.model[-1], coco.model[-1]
+    prior = head.cv3[0][-1].bias[0].item()
+    assert head.cls_skip[0][-1].in_channels == 64
+    account = model.load(coco, verbose=False)
+    assert account.head["cls_skip.0"] == "moved from cv3.0, 2 of 3 classes matched by name"
+    tower, theirs = head.cls_skip[0], given.cv3[0]
+    hidden = {k: v for k, v in theirs.state_dict().items() if not k.startswith("2.")}
+    assert all(torch.equal(tower.state_dict()[k], v) for k, v in hidden.items())
+    assert torch.equal(tower[-1].weight[1:], theirs[-1].weight[[7, 31]])
+    assert tower[-1].bias is None
+    assert not head.cv3[0][-1].weight.any()
+    rows = head.cv3[0][-1].bias.unflatten(0, (3, 4))  # of each class in its four places
+    assert_close(rows[1:], theirs[-1].bias[[7, 31], None].expand(2, 4), rtol=0, atol=0)
+    assert rows[0].tolist() == [prior] * 4
+    loss, _ = model.train()(batch_of(model))
+    loss.sum().backward()
+    assert all(p.grad is not None for p in tower.parameters())
+
+
+def test_a_full_size_tower_as_wide_as_cocos_moves_into_another_of_our_models(coco):
+    wide, model = (family("yolo11n-tscode.yaml", ["a", "b"], cls_depth=2) for _ in range(2))
+    wide.load(coco, verbose=False)
+    for p in wide.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    assert set(model.load(wide, verbose=False).head.values()) == {"moved"}
+    x = torch.rand(1, 3, 64, 64)
+    assert_close(scores(model, x), scores(wide, x), rtol=0, atol=0)
+    trained = family("yolo11n.yaml", ["a", "b"])
+    trained.load(wide, verbose=False)
+    assert not [m for m in trained.modules() if type(m).__module__.startswith("tscode_yolo")]
+
+
+@pytest.mark.parametrize("options", [{"act": "relu"}, {"cls_kernel": 5}, {"sce_skip": "light"}, {"norm": "gn"}])
+def test_a_tower_that_is_not_built_as_the_stock_heads_stays_fresh(coco, options):
+    model = family("yolo11n-tscode.yaml", ["a", "b"], cls_depth=2, **options)
+    before = copy.deepcopy(model.state_dict())
+    account = model.load(coco, verbose=False)
+    assert account.head["cls_skip.0"].startswith("re-initialised")
+    assert account.head["cv3.0"].startswith("re-initialised")
+    assert unchanged(before, model, "model.23.cls_skip")
+    assert unchanged(before, model, "model.23.cv3.0")
+
+
+def test_a_width_that_was_asked_for_is_kept(coco):
+    model = family("yolo11n-tscode.yaml", ["a", "b"], cls_depth=2, cls_width=48)
+    account = model.load(coco, verbose=False)
+    assert account.head["cv3.1"] == "re-initialised (other channels in the source)"
+    assert model.model[-1].cv3[1][-1].in_channels == 48
+    assert account.head["cls_skip.0"].startswith("moved from cv3.0")
+
+
+def test_each_branch_of_an_end_to_end_head_takes_its_own_towers():
+    names = ["a", "b", "c"]
+    source = family("yolo26n.yaml", names)
+    model = family("yolo26n-tscode.yaml", names, sce=True, one2one_sce=True, lqe=False, cls_depth=2)
+    account = model.load(source, verbose=False)
+    for prefix in ("", "one2one_"):
+        assert account.head[f"{prefix}cls_skip.0"] == f"moved from {prefix}cv3.0"
+        assert account.head[f"{prefix}cv3.2"] == "moved"
+    x = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        ours, theirs = model.eval()(x)[1], source.eval()(x)[1]
+    for branch in ("one2many", "one2one"):
+        assert_close(ours[branch]["scores"], theirs[branch]["scores"])
+
+
 def test_fewer_classes_keep_the_whole_class_branch():
     """From COCO to own data: only the rows of new classes start afresh."""
     source = build([f"c{i}" for i in range(40)])

@@ -275,10 +275,22 @@ class TSCODEDetect(Detect):
             if (dpe := getattr(self, name, None)) is not None:
                 dpe.refresh_kernels()
 
-    def stock_towers(self) -> list[str]:
-        """Names of the classification towers that are the stock head's: their width depends on the classes."""
-        twins = {"cv3": "sce", "one2one_cv3": "one2one_sce"}
-        return [t for t, sce in twins.items() if getattr(self, sce, None) is None and not _rebuilt(self.options)]
+    def stock_units(self) -> dict[str, str]:
+        """Classification towers in the place of a stock one, by name in this head: the stock head's name of each.
+
+        They take the width of the weights they start from, which depends on those weights' classes. Whether they are
+        built as the stock head's is seen when the two are compared. SCE's logits are added to those of cls_skip, so
+        there cls_skip is what the stock head has.
+        """
+        units: dict[str, str] = {}
+        for prefix in ("", "one2one_") if not _rebuilt(self.options) else ():
+            sce, skip = (getattr(self, f"{prefix}{name}", None) for name in ("sce", "cls_skip"))
+            for i in range(len(getattr(self, f"{prefix}cv3", None) or ())):
+                if sce is not None and i in sce.at:
+                    units |= {f"{prefix}cls_skip.{i}": f"{prefix}cv3.{i}"} if skip is not None else {}
+                elif sce is None or self.options["cls_width"] == 1.0:
+                    units[f"{prefix}cv3.{i}"] = f"{prefix}cv3.{i}"
+        return units
 
     def fuse(self) -> None:
         """Drop the branches inference does not use, and fold what the host does not fold itself."""

@@ -108,6 +108,7 @@ def _transfer_head(model: Any, source: Any) -> dict[str, str]:
     """Move the head's units that are the same on both sides; returns the outcome of each."""
     head, src = model.model[-1], source.model[-1]
     take_widths(head, src)
+    origins = _origins(head, src)
     rows = _matching_rows(_names(source), _names(model), src, head)
     classes, src_classes = _class_convs(head), _class_convs(src)
     given, own = src.state_dict(), head.state_dict()
@@ -115,31 +116,38 @@ def _transfer_head(model: Any, source: Any) -> dict[str, str]:
     units: dict[str, list[str]] = {}
     for k in own:
         units.setdefault(_unit(k), []).append(k)
-    reasons = {}
+    reasons: dict[str, str] = {}
+    theirs: dict[str, Any] = {}  # predictors in the source
     for unit, keys in units.items():
-        conv = conv_of.get(unit)
-        plain = [k for k in keys if conv is None or not k.startswith(f"{conv}.")]
-        there = [k for k in given if _unit(k) == unit and (conv is None or not k.startswith(f"{conv}."))]
-        reasons[unit] = _difference(plain, there, own, given)
-        if conv is not None and not reasons[unit]:
-            reasons[unit] = _class_difference(classes[conv], src_classes.get(conv), head.nc, getattr(src, "nc", 0))
-    _hold_back_partners(reasons, head)
+        conv, origin = conv_of.get(unit), origins.get(unit, unit)
+        there = {f"{unit}{k.removeprefix(origin)}": v for k, v in given.items() if _unit(k) == origin}
+        plain, other = ([k for k in ks if conv is None or not k.startswith(f"{conv}.")] for ks in (keys, there))
+        reasons[unit] = _difference(plain, other, own, there)
+        if conv is not None:
+            theirs[unit] = src_classes.get(f"{origin}{conv.removeprefix(unit)}")
+            reasons[unit] = reasons[unit] or _class_difference(
+                classes[conv], theirs[unit], head.nc, getattr(src, "nc", 0), bias_elsewhere=origin != unit
+            )
+        units[unit] = plain
+    _hold_back_partners(reasons, head, origins)
     outcome = {}
     for unit, keys in units.items():
-        conv = conv_of.get(unit)
+        conv, origin = conv_of.get(unit), origins.get(unit, unit)
         if reasons[unit]:
             outcome[unit] = f"re-initialised ({reasons[unit]})"
             continue
         for k in keys:
-            if conv is None or not k.startswith(f"{conv}."):
-                own[k].copy_(given[k])
-        outcome[unit] = "moved" if conv is None else _move_class_rows(classes[conv], src_classes[conv], rows, head.nc)
+            own[k].copy_(given[f"{origin}{k.removeprefix(unit)}"])
+        outcome[unit] = "moved" if conv is None else _move_class_rows(classes[conv], theirs[unit], rows, head.nc)
+        if conv is not None and origin != unit:
+            _add_nothing(classes[conv_of[origin]], theirs[unit], rows, head.nc)
+            outcome[unit] = outcome[unit].replace("moved", f"moved from {origin}", 1)
     if hasattr(head, "refresh_kernels"):
         head.refresh_kernels()
     return outcome
 
 
-def take_widths(head: Any, src: Any) -> None:
+def take_widths(head: Any, src: Any, only: Sequence[str] | None = None) -> None:
     """Rebuild the classification towers of `head` that are the stock head's in the width of the source's.
 
     Only where width is all they differ in. Hidden layers come with the source's values; the predictor keeps its number
@@ -148,41 +156,65 @@ def take_widths(head: Any, src: Any) -> None:
     Args:
         head: of the host's Detect, ours or stock; changed in place.
         src: likewise.
+        only: names of towers to look at, as cv3.0; None: all.
     """
-    for name in stock_towers(head):
-        towers, given = getattr(head, name, None), getattr(src, name, None)
-        if towers is not None and given is not None and name in stock_towers(src):
-            for i, (own, other) in enumerate(zip(towers, given)):
-                if _differ_in_width(own, other):
-                    towers[i] = _of_width(own, other)
+    for unit, origin in _origins(head, src).items():
+        own, other = head.get_submodule(unit), src.get_submodule(origin)
+        if (only is None or unit in only) and own[-1].in_channels != other[-1].in_channels:
+            name, i = unit.split(".")
+            getattr(head, name)[int(i)] = _of_width(own, other)
 
 
-def stock_towers(head: Any) -> Sequence[str]:
-    """Names of the classification towers that are the stock head's: ours says itself."""
-    return head.stock_towers() if hasattr(head, "stock_towers") else STOCK_TOWERS
+def stock_units(head: Any) -> dict[str, str]:
+    """Classification towers in the place of a stock one, by name: the stock head's name of each; ours says itself."""
+    if hasattr(head, "stock_units"):
+        return dict(head.stock_units())
+    return {u: u for name in STOCK_TOWERS for u in (f"{name}.{i}" for i in range(len(getattr(head, name, None) or ())))}
 
 
-def _differ_in_width(own: Any, src: Any) -> bool:
-    """Whether two towers are of one kind for one input, but not of one width."""
-    first, src_first = (next(m for m in t.modules() if isinstance(m, nn.Conv2d)) for t in (own, src))
-    return (
-        own[-1].in_channels != src[-1].in_channels
-        and first.in_channels == src_first.in_channels
-        and set(own.state_dict()) == set(src.state_dict())
-    )
+def _origins(head: Any, src: Any) -> dict[str, str]:
+    """Where in `src` the classification towers of `head` are that are the stock head's, by unit: built alike in both.
+
+    Of a source without SCE it is cv3 that cls_skip takes.
+    """
+    theirs = stock_units(src)
+    found = {unit: unit if unit in theirs else stock for unit, stock in stock_units(head).items()}
+    return {
+        unit: origin
+        for unit, origin in found.items()
+        if origin in theirs and _kind(head.get_submodule(unit)) == _kind(src.get_submodule(origin))
+    }
+
+
+def _kind(tower: Any) -> list[Any]:
+    """What a tower is made of, whatever its width: its input's channels, then each layer's name, type and kernel."""
+    layers: list[tuple[str, Any]] = [
+        (name, m) for name, m in tower.named_modules(remove_duplicate=False) if not list(m.children())
+    ]
+    first = next(m for _, m in layers if isinstance(m, nn.Conv2d))
+    return [first.in_channels] + [
+        (name, type(m), *((m.kernel_size, m.stride, 1 < m.groups == m.in_channels) if isinstance(m, nn.Conv2d) else ()))
+        for name, m in layers
+    ]
 
 
 def _of_width(own: Any, src: Any) -> Any:
-    """A copy of the tower `src` in place of `own`, whose outputs and bias it has."""
-    predictor = own[-1]
-    tower = copy.deepcopy(src)
-    tower[-1] = nn.Conv2d(src[-1].in_channels, predictor.out_channels, 1)
-    tower[-1].bias.data.copy_(predictor.bias.data)
-    return tower.to(predictor.weight).train(own.training).requires_grad_(predictor.weight.requires_grad)
+    """The tower `own` with the layers of `src`, but a fresh predictor with the outputs and bias of its own."""
+    tower, last = copy.deepcopy(own), own[-1]
+    for name, layer in src.named_modules():
+        if isinstance(layer, (nn.Conv2d, nn.BatchNorm2d)):
+            parent, _, child = name.rpartition(".")
+            setattr(tower.get_submodule(parent), child, copy.deepcopy(layer))
+    tower[-1] = nn.Conv2d(src[-1].in_channels, last.out_channels, 1, bias=last.bias is not None)
+    if last.bias is not None:
+        tower[-1].bias.data.copy_(last.bias.data)
+    return tower.to(last.weight).train(own.training).requires_grad_(last.weight.requires_grad)
 
 
-def _hold_back_partners(reasons: dict[str, str], head: Any) -> None:
+def _hold_back_partners(reasons: dict[str, str], head: Any, origins: dict[str, str]) -> None:
     """Logits that are added up move together: what sce, cv3 and cls_skip learned means nothing without the others.
+
+    But for a cls_skip that is the stock head's own tower: it moves, and SCE starts as nothing added to it.
 
     Nor does a level's lqe without the localisation tower it reads and the class logits it is added to, nor quality and
     box scale without the localisation towers.
@@ -190,8 +222,11 @@ def _hold_back_partners(reasons: dict[str, str], head: Any) -> None:
     for prefix in ("", "one2one_"):
         sce = getattr(head, f"{prefix}sce", None)
         if sce is not None:
+            for skip in (f"{prefix}cls_skip.{i}" for i in sce.at):
+                if not reasons.get(skip, "none") and origins.get(skip, skip) != skip:
+                    reasons[origins[skip]] = f"starts as nothing added to {skip}"
             parts = {f"{prefix}{name}.{i}" for name in ("cv3", "cls_skip") for i in sce.at}
-            partners = [u for u in reasons if u == f"{prefix}sce" or u in parts]
+            partners = [u for u in reasons if u == f"{prefix}sce" or (u in parts and origins.get(u, u) == u)]
             if any(reasons[u] for u in partners):
                 for u in partners:
                     reasons[u] = reasons[u] or "with the rest of its branch"
@@ -211,7 +246,7 @@ def _unit(key: str) -> str:
 
 
 def _difference(keys: list[str], there: list[str], own: dict[str, Tensor], given: dict[str, Tensor]) -> str:
-    """Why a unit cannot move: empty if it can."""
+    """Why a unit cannot move, by the names and shapes of its tensors on both sides: empty if it can."""
     if not there and keys:
         return "not in the source"
     if set(keys) != set(there):
@@ -227,12 +262,13 @@ def _class_convs(head: Any) -> dict[str, nn.Conv2d]:
     return {f"{n}.{i}.{len(t) - 1}": t[-1] for n, towers in pairs for i, t in enumerate(towers)}
 
 
-def _class_difference(conv: nn.Conv2d, src: nn.Conv2d | None, nc: int, src_nc: int) -> str:
-    """Why a predictor's rows cannot move: empty if they can."""
+def _class_difference(conv: nn.Conv2d, src: nn.Conv2d | None, nc: int, src_nc: int, bias_elsewhere: bool) -> str:
+    """Why a predictor's rows cannot move: empty if they can. `bias_elsewhere`: it is for another conv to take."""
     if src is None or not src_nc:
         return "not in the source"
     same = conv.weight.shape[1:] == src.weight.shape[1:] and conv.out_channels // nc == src.out_channels // src_nc
-    return "" if same and (conv.bias is None) == (src.bias is None) else "other channels in the source"
+    same = same and (bias_elsewhere or (conv.bias is None) == (src.bias is None))
+    return "" if same else "other channels in the source"
 
 
 def _names(model: Any) -> list[str]:
@@ -261,3 +297,18 @@ def _move_class_rows(conv: nn.Conv2d, src: nn.Conv2d, rows: dict[int, int], nc: 
         p.data.unflatten(0, (nc, per_class))[to] = q.data.unflatten(0, (-1, per_class))[origin].to(p)
     by_position = len(rows) == nc and all(i == j for i, j in rows.items())
     return "moved" if by_position else f"moved, {len(rows)} of {nc} classes matched by name"
+
+
+def _add_nothing(conv: Any, src: Any, rows: dict[int, int], nc: int) -> None:
+    """Make SCE's predictor add nothing but the bias of a stock predictor, whose weights are in cls_skip.
+
+    Args:
+        conv: SCE's predictor, 4 rows a class.
+        src: the stock one.
+        rows: source class of each of ours.
+        nc: our number of classes.
+    """
+    nn.init.zeros_(conv.weight)
+    if rows:
+        to, origin = torch.tensor(list(rows)), torch.tensor(list(rows.values()))
+        conv.bias.data.unflatten(0, (nc, -1))[to] = src.bias.data[origin, None].to(conv.bias)

@@ -191,9 +191,10 @@ def test_merging_bridges_changes_nothing(make_teacher, make_yaml, tmp_path, name
     assert not options["sce"] or pair.student.cls_skip[0][-1].bias is None
 
 
-def test_a_branch_like_the_stock_heads_starts_as_the_teacher(teacher, make_yaml, tmp_path):
-    """Its weights move, and the bridge in front of the teacher's predictor is where they went."""
-    model = make_yaml(tmp_path / "dpe.yaml", "yolo11n-tscode.yaml", tscode={"finer": True, "sce": False})
+@pytest.mark.parametrize("options", [{"sce": False}, {"cls_depth": 2}])
+def test_a_branch_like_the_stock_heads_starts_as_the_teacher(teacher, make_yaml, tmp_path, options):
+    """Its weights move, and the bridge in front of the teacher's predictor is where they went; SCE adds nothing yet."""
+    model = make_yaml(tmp_path / "dpe.yaml", "yolo11n-tscode.yaml", tscode={"finer": True, **options})
     pair = Pair(YOLO(teacher).model.float(), DetectionModel(model, nc=3))
     pair.student.eval()
     scores = pair.predict(torch.rand(1, 3, 96, 96))[0]["scores"]

@@ -42,12 +42,14 @@ def rewrite(source, target, change):
     return target
 
 
-@pytest.mark.parametrize("name", ["tscode.yaml", "yolo11n.yaml"])
+@pytest.mark.parametrize("name", ["tscode.yaml", "yolo11n.yaml", "yolo11n-tscode.yaml"])
 def test_own_data_trained_from_coco_weights_are_packed(tmp_path, name):
     """Their class towers are as wide as COCO's (80), not as three classes make them (64)."""
-    net, coco = (tasks.DetectionModel(name, nc=nc, verbose=False) for nc in (3, 80))
+    net = tasks.DetectionModel(name, nc=3, verbose=False)
+    coco = tasks.DetectionModel("yolo11n.yaml" if name == "yolo11n-tscode.yaml" else name, nc=80, verbose=False)
     net.load(coco, verbose=False)
-    wide = net.model[-1].cv3[0][-1].in_channels == 80
+    towers = net.model[-1].cls_skip if name == "yolo11n-tscode.yaml" else net.model[-1].cv3
+    wide = towers[0][-1].in_channels == 80
     assert wide or name == "yolo11n.yaml"  # the oldest hosts do not keep the width of stock models
     net.names, net.args = dict(NAMES), {"imgsz": 96}
     torch.save({"model": net.half(), "ema": None, "train_args": net.args}, tmp_path / "best.pt")

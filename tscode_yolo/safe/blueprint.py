@@ -27,7 +27,7 @@ from tscode_yolo import __version__, register
 from tscode_yolo.config import FPN, NAME, SCHEMA, completed
 from tscode_yolo.safe.description import check, host_arguments, is_number, is_whole, yaml_name
 from tscode_yolo.study.detects import refusal
-from tscode_yolo.transfer import stock_towers, take_widths
+from tscode_yolo.transfer import stock_units, take_widths
 from tscode_yolo.verbs.provenance import version
 
 DOWNLOADS = {"TorchVision", "AutoShape"}  # host layers that fetch or open other files when they are built
@@ -111,16 +111,26 @@ def _take_width(model: Any, yaml: Mapping[str, Any], tensors: Mapping[str, Tenso
     """Give stock classification towers the width of the file's.
 
     Training on own data keeps the width of the weights it starts from, and that depends on their number of classes: a
-    model of as many classes as the towers are wide has towers of that width.
+    stock head for as many classes as the towers are wide has towers of that width.
     """
     head, n = model.model[-1], len(model.model) - 1
-    for name in stock_towers(head):
-        if not (towers := getattr(head, name, None)):
-            continue
-        found = tensors.get(f"model.{n}.{name}.0.{len(towers[0]) - 1}.weight")
-        if found is not None and found.ndim == 4 and found.shape[1] != towers[0][-1].in_channels:
-            other: Any = DetectionModel({**copy.deepcopy(dict(yaml)), "nc": found.shape[1]}, verbose=False)
-            take_widths(head, other.model[-1])
+    found = {}
+    for unit in stock_units(head):
+        weight = tensors.get(f"model.{n}.{unit}.{len(head.get_submodule(unit)) - 1}.weight")
+        if weight is not None and weight.ndim == 4:
+            found[unit] = weight.shape[1]
+    for width in {w for unit, w in found.items() if w != head.get_submodule(unit)[-1].in_channels}:
+        take_widths(head, _stock_of_width(width, yaml), [unit for unit, w in found.items() if w == width])
+
+
+def _stock_of_width(width: int, yaml: Mapping[str, Any]) -> Any:
+    """The head of the YAML with the stock classification, for `width` classes."""
+    d = copy.deepcopy(dict(yaml))
+    row = d["head"][-1]
+    if row[2] == NAME:
+        row[3] = [*row[3][:-1], {**row[3][-1], "sce": False}]
+    model: Any = DetectionModel({**d, "nc": width}, verbose=False)
+    return model.model[-1]
 
 
 def check_yaml(yaml: Any) -> None:
