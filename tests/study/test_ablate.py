@@ -77,6 +77,15 @@ def test_a_file_may_hold_options_and_other_models(tmp_path):
     assert read_grid(str(file), "yolo11s-tscode.yaml")[0] == "yolo11s-tscode.yaml"
 
 
+def test_what_rows_have_in_common_may_be_an_anchor(tmp_path):
+    (tmp_path / "grid.yaml").write_text(
+        "rows:\n- {label: a, options: &mine {sce_kernel: 5}}\n- {label: b, options: {<<: *mine, dpe: false}}"
+    )
+    arms, _ = write_arms(*read_grid(str(tmp_path / "grid.yaml")), tmp_path / "models")
+    built = [DetectionModel(arm.model, nc=3, verbose=False).model[-1].options for arm in arms]
+    assert [(o["sce_kernel"], o["dpe"]) for o in built] == [(5, True), (5, False)]
+
+
 def test_options_in_the_heads_row_are_changed_too(tmp_path):
     """They win over those of the YAML's mapping, and would over a grid's."""
     content = yaml.safe_load((cfg_dir() / "yolo11-tscode.yaml").read_text())

@@ -10,6 +10,7 @@ instead of the paper's detectors; a row that stands twice in a table is run once
       - {label: SCE, options: {dpe: false}}
       - {label: the stock head, model: yolo11n.yaml}               # a row may be any other model
 
+What rows have in common may be a YAML anchor: ``options: &mine {norm: gn}``, then ``options: {<<: *mine, dpe: false}``.
 As for compare, any train argument of the host goes to every run.
 """
 
