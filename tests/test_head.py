@@ -34,6 +34,7 @@ VARIANTS = {
     "dpe alone": {"sce": False},
     "native widths": {"sce_width": None, "dpe_width": None, "sce_skip": "none"},
     "light path": {"sce_skip": "light", "cls_depth": 2},
+    "dense full-size tower": {"sce_skip": "dense"},
     "shared down-sampling": {"share_down": True},
     "pooled, no coarser": {"sce_down": "max", "sce_coarser": False},
     "tower bias": {"tower_bias": True},

@@ -232,6 +232,17 @@ def test_a_full_size_tower_as_wide_as_cocos_moves_into_another_of_our_models(coc
     assert not [m for m in trained.modules() if type(m).__module__.startswith("tscode_yolo")]
 
 
+def test_a_dense_full_size_tower_is_yolov8s():
+    names = ["a", "b", "c"]
+    source = family("yolov8n.yaml", names)
+    model = family("yolov8n-tscode.yaml", names, sce_skip="dense", cls_conv="dense", lqe=False)
+    account = model.load(source, verbose=False)
+    assert account.head["cls_skip.0"] == "moved from cv3.0"
+    assert account.head["cv3.1"] == account.head["cv3.2"] == "moved"
+    x = torch.rand(1, 3, 64, 64)
+    assert_close(scores(model, x), scores(source, x))
+
+
 @pytest.mark.parametrize("options", [{"act": "relu"}, {"cls_kernel": 5}, {"sce_skip": "light"}, {"norm": "gn"}])
 def test_a_tower_that_is_not_built_as_the_stock_heads_stays_fresh(coco, options):
     model = family("yolo11n-tscode.yaml", ["a", "b"], cls_depth=2, **options)

@@ -101,7 +101,7 @@ def _full_size(config: HeadConfig, c: int, stock: int, nc: int) -> nn.Module:
         1 if light else 2,
         nc,
         kernel=3 if light else config.cls_kernel,
-        kind="depthwise" if light else "separable",
+        kind="depthwise" if light else "dense" if config.sce_skip == "dense" else "separable",
         act=config.act,
         norm=config.norm,
         pred_bias=False,

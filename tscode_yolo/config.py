@@ -22,7 +22,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "sce_down": ("conv", "avg", "max"),
     "sce_kernel": (3, 5, 7),
     "cls_kernel": (3, 5, 7),
-    "sce_skip": ("none", "light", "tower"),
+    "sce_skip": ("none", "light", "tower", "dense"),
     "dpe_up": ("nearest", "bilinear"),
     "down_conv": ("dense", "separable", "linear"),
     "cls_conv": ("dense", "separable"),
@@ -102,8 +102,8 @@ class HeadConfig:
         sce_coarser: concatenate P_{l+1}, Table 2.
         sce_width: channels of each map that SCE concatenates.
         sce_skip: add logits from P_l itself to those rearranged from half size: none, of a light path (depthwise 3x3,
-            1x1), or of a tower like the stock head's: two separable convs as wide as `cls_width: 1.0` says. Not in the
-            paper.
+            1x1), or of a tower like the stock head's, as wide as `cls_width: 1.0` says: of two separable convs (tower,
+            as in YOLO11 and later) or of two dense ones (dense, as in YOLOv8). Not in the paper.
         lqe: localisation quality estimate: add to all class logits of an anchor point one number that a 1x1 conv reads
             from its localisation tower. Not in the paper (D-FINE, arXiv:2410.13842, adds such an estimate to its logits
             too); docs/search.md has what it brought. None: with SCE and the host's own loss.
