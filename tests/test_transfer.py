@@ -163,6 +163,11 @@ def family(name: str, names: list[str], **options) -> DetectionModel:
     model.names = dict(enumerate(names))
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.1)
+    for name, b in model.named_buffers():
+        if name.endswith("running_mean"):
+            torch.nn.init.normal_(b, std=0.1)
+        elif name.endswith("running_var"):
+            torch.nn.init.uniform_(b, 0.5, 1.5)
     return model
 
 
@@ -183,9 +188,11 @@ def test_the_full_size_tower_is_the_stock_heads_and_sce_starts_as_nothing_added(
     model = family("yolo11n-tscode.yaml", list(coco.names.values()), cls_depth=depth)
     for estimate in model.model[-1].lqe:  # as at the start
         torch.nn.init.zeros_(estimate.weight)
+    before = copy.deepcopy(coco.state_dict())
     account = model.load(coco, verbose=False)
+    assert unchanged(before, coco, "")
     assert account.head["cls_skip.0"] == "moved from cv3.0"
-    assert account.head["cv3.0"] == "re-initialised (starts as nothing added to cls_skip.0)"
+    assert account.head["cv3.0"] == "re-initialised (starts as nothing added to cls_skip.0, but for its bias)"
     assert account.head["sce"] == "re-initialised (not in the source)"
     others = "moved" if depth == 2 else "re-initialised (built differently in the source)"
     assert account.head["cv3.1"] == account.head["cv3.2"] == others
@@ -224,18 +231,71 @@ def test_a_full_size_tower_as_wide_as_cocos_moves_into_another_of_our_models(coc
     wide.load(coco, verbose=False)
     for p in wide.parameters():
         torch.nn.init.normal_(p, std=0.1)
+    assert wide.model[-1].cls_skip[0][-1].in_channels == 80
     assert set(model.load(wide, verbose=False).head.values()) == {"moved"}
     x = torch.rand(1, 3, 64, 64)
     assert_close(scores(model, x), scores(wide, x), rtol=0, atol=0)
-    trained = family("yolo11n.yaml", ["a", "b"])
-    trained.load(wide, verbose=False)
-    assert not [m for m in trained.modules() if type(m).__module__.startswith("tscode_yolo")]
+
+
+def test_a_stock_model_takes_all_class_towers_of_another_width_or_none(coco):
+    """The host takes the width of the first for that of all: it could not build another again."""
+    ours, stock = family("yolo11n-tscode.yaml", ["a", "b"], cls_depth=2), family("yolo11n.yaml", ["a", "b"])
+    ours.load(coco, verbose=False)
+    account = stock.load(ours, verbose=False)
+    assert [t[-1].in_channels for t in stock.model[-1].cv3] == [64, 64, 64]
+    assert account.head["cv3.1"] == "re-initialised (other channels in the source)"
+    assert not [m for m in stock.modules() if type(m).__module__.startswith("tscode_yolo")]
+
+
+def test_a_tower_whose_partners_differ_stays_as_it_was_its_width_too(coco):
+    wide = family("yolo11n-tscode.yaml", ["a", "b"], cls_depth=2)
+    wide.load(coco, verbose=False)
+    model = family("yolo11n-tscode.yaml", ["a", "b"], cls_depth=2, sce_kernel=5)
+    before = copy.deepcopy(model.state_dict())
+    account = model.load(wide, verbose=False)
+    assert account.head["cls_skip.0"] == "re-initialised (with the rest of its branch)"
+    assert account.head["cv3.1"] == "moved"
+    assert unchanged(before, model, "model.23.cls_skip")
+    assert unchanged(before, model, "model.23.cv3.0")
+
+
+def test_a_quality_estimate_moves_with_the_stock_tower_it_was_added_to():
+    names = ["a", "b"]
+    source = family("yolo11n-tscode.yaml", names, sce=False, lqe=True)
+    model = family("yolo11n-tscode.yaml", names, cls_depth=2)
+    account = model.load(source, verbose=False)
+    assert {account.head[f"lqe.{i}"] for i in range(3)} == {"moved"}
+    x = torch.rand(1, 3, 64, 64)
+    assert_close(scores(model, x), scores(source, x))
+
+
+def test_groups_are_normalised_in_the_width_of_the_source():
+    def custom(channels: int) -> DetectionModel:
+        """Another P3 in front of the same towers."""
+        backbone = [[-1, 1, "Conv", [c, 3, 2]] for c in (8, 16, channels, 32, 40)]
+        model = DetectionModel(tiny(nc=3, backbone=backbone, tscode={"norm": "gn", **ALL_LEVELS}), verbose=False)
+        for p in model.parameters():
+            torch.nn.init.normal_(p, std=0.1)
+        return model
+
+    model = custom(24)
+    model.load(custom(32), verbose=False)
+    assert torch.isfinite(model.eval()(torch.rand(1, 3, 96, 96))[0]).all()
+
+
+def test_loading_twice_finds_the_classes_by_name(coco):
+    """YOLO(yaml).load(weights).train(data=...) loads the weights into a model of the YAML, and that into the data's."""
+    first, model = DetectionModel("yolo11n-tscode.yaml", verbose=False), family("yolo11n-tscode.yaml", ["c31", "x"])
+    first.load(coco, verbose=False)
+    assert first.names == coco.names
+    assert model.load(first, verbose=False).head["cls_skip.0"] == "moved, 1 of 2 classes matched by name"
+    assert torch.equal(model.model[-1].cls_skip[0][-1].weight[0], coco.model[-1].cv3[0][-1].weight[31])
 
 
 def test_a_dense_full_size_tower_is_yolov8s():
     names = ["a", "b", "c"]
     source = family("yolov8n.yaml", names)
-    model = family("yolov8n-tscode.yaml", names, sce_skip="dense", cls_conv="dense", lqe=False)
+    model = family("yolov8n-tscode.yaml", names, cls_conv="dense", cls_depth=2, lqe=False)
     account = model.load(source, verbose=False)
     assert account.head["cls_skip.0"] == "moved from cv3.0"
     assert account.head["cv3.1"] == account.head["cv3.2"] == "moved"
@@ -248,7 +308,7 @@ def test_a_tower_that_is_not_built_as_the_stock_heads_stays_fresh(coco, options)
     model = family("yolo11n-tscode.yaml", ["a", "b"], cls_depth=2, **options)
     before = copy.deepcopy(model.state_dict())
     account = model.load(coco, verbose=False)
-    assert account.head["cls_skip.0"].startswith("re-initialised")
+    assert account.head["cls_skip.0"] == "re-initialised (built differently in the source)"
     assert account.head["cv3.0"].startswith("re-initialised")
     assert unchanged(before, model, "model.23.cls_skip")
     assert unchanged(before, model, "model.23.cv3.0")
@@ -368,7 +428,7 @@ def test_the_account_is_printed(caplog):
         model.load(stock)
     LOGGER.removeHandler(caplog.handler)
     assert "Weights from stock.pt: backbone and neck 30/30 tensors (100 %)" in caplog.text
-    assert "head  re-initialised (not in the source): dpe, cls_skip.0, sce" in caplog.text
+    assert "head  re-initialised (not in the source): dpe, sce, lqe.0" in caplog.text
     assert re.search(r"head  re-initialised \(.* in the source\): cv2\.0, cv2\.1, cv2\.2", caplog.text)
 
 

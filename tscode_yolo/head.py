@@ -287,7 +287,8 @@ class TSCODEDetect(Detect):
             sce, skip = (getattr(self, f"{prefix}{name}", None) for name in ("sce", "cls_skip"))
             for i in range(len(getattr(self, f"{prefix}cv3", None) or ())):
                 if sce is not None and i in sce.at:
-                    units |= {f"{prefix}cls_skip.{i}": f"{prefix}cv3.{i}"} if skip is not None else {}
+                    if skip is not None:
+                        units[f"{prefix}cls_skip.{i}"] = f"{prefix}cv3.{i}"
                 elif sce is None or self.options["cls_width"] == 1.0:
                     units[f"{prefix}cv3.{i}"] = f"{prefix}cv3.{i}"
         return units

@@ -27,7 +27,7 @@ class Account:
     Attributes:
         body: tensors moved and tensors in all of backbone and neck.
         left: backbone and neck tensors that did not move, with the reason.
-        head: per unit of the head, "moved" or the reason why it was re-initialised.
+        head: per unit of the head, how it moved or the reason why it was re-initialised.
     """
 
     body: tuple[int, int] = (0, 0)
@@ -58,12 +58,14 @@ def transfer(model: Any, source: Any, load_body: Callable[..., None], verbose: b
         verbose: log the account.
 
     Returns:
-        The account. What did not move keeps its initial values.
+        The account. What did not move keeps its initial values, but for SCE's predictor where a stock tower moved in
+        beside it: that starts at zero, with the stock predictor's bias. A YAML's placeholders for class names give way
+        to the source's where class rows moved by their number.
     """
     from ultralytics.utils import LOGGER
 
     given = source.float().state_dict()
-    n, n_source = len(model.model) - 1, len(source.model) - 1
+    n = len(model.model) - 1
     first = _first_conv(model, given)
     load_body(_without_head(source), verbose=False)
     if first is not None:
@@ -77,8 +79,9 @@ def transfer(model: Any, source: Any, load_body: Callable[..., None], verbose: b
     account = Account((len(body) - len(left), len(body)), left)
     account.head = _transfer_head(model, source)
     model.pt_path = getattr(source, "pt_path", None)
-    complete = not left and set(account.head.values()) == {"moved"} and n == n_source
-    if complete and model.names == {i: str(i) for i in range(len(source.names))}:  # a YAML's placeholders
+    outcomes = [account.head[_unit(c)] for c in _class_convs(model.model[-1])]
+    by_number = any(o.startswith("moved") and "class" not in o for o in outcomes)
+    if by_number and model.names == {i: str(i) for i in range(len(source.names))}:  # a YAML's placeholders
         model.names = dict(source.names)
     if verbose:
         for line in account.lines(str(model.pt_path or "the given model")):
@@ -107,8 +110,8 @@ def _without_head(source: Any) -> Any:
 def _transfer_head(model: Any, source: Any) -> dict[str, str]:
     """Move the head's units that are the same on both sides; returns the outcome of each."""
     head, src = model.model[-1], source.model[-1]
-    take_widths(head, src)
-    origins = _origins(head, src)
+    replaced = take_widths(head, src)
+    origins, stock, theirs = _origins(head, src), stock_units(head), set(stock_units(src).values())
     rows = _matching_rows(_names(source), _names(model), src, head)
     classes, src_classes = _class_convs(head), _class_convs(src)
     given, own = src.state_dict(), head.state_dict()
@@ -117,37 +120,40 @@ def _transfer_head(model: Any, source: Any) -> dict[str, str]:
     for k in own:
         units.setdefault(_unit(k), []).append(k)
     reasons: dict[str, str] = {}
-    theirs: dict[str, Any] = {}  # predictors in the source
+    predictors: dict[str, Any] = {}  # in the source
     for unit, keys in units.items():
         conv, origin = conv_of.get(unit), origins.get(unit, unit)
         there = {f"{unit}{k.removeprefix(origin)}": v for k, v in given.items() if _unit(k) == origin}
         plain, other = ([k for k in ks if conv is None or not k.startswith(f"{conv}.")] for ks in (keys, there))
-        reasons[unit] = _difference(plain, other, own, there)
+        reasons[unit] = _difference(plain, other, own, there, in_another_form=stock.get(unit) in theirs)
         if conv is not None:
-            theirs[unit] = src_classes.get(f"{origin}{conv.removeprefix(unit)}")
+            predictors[unit] = src_classes.get(f"{origin}{conv.removeprefix(unit)}")
             reasons[unit] = reasons[unit] or _class_difference(
-                classes[conv], theirs[unit], head.nc, getattr(src, "nc", 0), bias_elsewhere=origin != unit
+                classes[conv], predictors[unit], head.nc, getattr(src, "nc", 0), bias_elsewhere=origin != unit
             )
         units[unit] = plain
-    _hold_back_partners(reasons, head, origins)
+    instead = {u: stock[u] for u, o in origins.items() if o != u and not reasons[u]}
+    _hold_back_partners(reasons, head, instead)
     outcome = {}
     for unit, keys in units.items():
         conv, origin = conv_of.get(unit), origins.get(unit, unit)
         if reasons[unit]:
             outcome[unit] = f"re-initialised ({reasons[unit]})"
+            if unit in replaced:
+                _put(head, unit, replaced[unit])
             continue
         for k in keys:
             own[k].copy_(given[f"{origin}{k.removeprefix(unit)}"])
-        outcome[unit] = "moved" if conv is None else _move_class_rows(classes[conv], theirs[unit], rows, head.nc)
-        if conv is not None and origin != unit:
-            _add_nothing(classes[conv_of[origin]], theirs[unit], rows, head.nc)
+        outcome[unit] = "moved" if conv is None else _move_class_rows(classes[conv], predictors[unit], rows, head.nc)
+        if unit in instead:
+            _add_nothing(classes[conv_of[instead[unit]]], predictors[unit], rows, head.nc)
             outcome[unit] = outcome[unit].replace("moved", f"moved from {origin}", 1)
     if hasattr(head, "refresh_kernels"):
         head.refresh_kernels()
     return outcome
 
 
-def take_widths(head: Any, src: Any, only: Sequence[str] | None = None) -> None:
+def take_widths(head: Any, src: Any, only: Sequence[str] | None = None) -> dict[str, Any]:
     """Rebuild the classification towers of `head` that are the stock head's in the width of the source's.
 
     Only where width is all they differ in. Hidden layers come with the source's values; the predictor keeps its number
@@ -157,12 +163,23 @@ def take_widths(head: Any, src: Any, only: Sequence[str] | None = None) -> None:
         head: of the host's Detect, ours or stock; changed in place.
         src: likewise.
         only: names of towers to look at, as cv3.0; None: all.
+
+    Returns:
+        The towers that were there before, by name.
     """
+    before = {}
     for unit, origin in _origins(head, src).items():
         own, other = head.get_submodule(unit), src.get_submodule(origin)
         if (only is None or unit in only) and own[-1].in_channels != other[-1].in_channels:
-            name, i = unit.split(".")
-            getattr(head, name)[int(i)] = _of_width(own, other)
+            before[unit] = own
+            _put(head, unit, _of_width(own, other))
+    return before
+
+
+def _put(head: Any, unit: str, tower: Any) -> None:
+    """Make `tower` the head's tower of that name."""
+    name, i = unit.split(".")
+    getattr(head, name)[int(i)] = tower
 
 
 def stock_units(head: Any) -> dict[str, str]:
@@ -175,15 +192,20 @@ def stock_units(head: Any) -> dict[str, str]:
 def _origins(head: Any, src: Any) -> dict[str, str]:
     """Where in `src` the classification towers of `head` are that are the stock head's, by unit: built alike in both.
 
-    Of a source without SCE it is cv3 that cls_skip takes.
+    Of a source without SCE it is cv3 that cls_skip takes. A stock head has all of its towers there or none: the host
+    takes the width of the first for that of all.
     """
     theirs = stock_units(src)
     found = {unit: unit if unit in theirs else stock for unit, stock in stock_units(head).items()}
-    return {
+    alike = {
         unit: origin
         for unit, origin in found.items()
         if origin in theirs and _kind(head.get_submodule(unit)) == _kind(src.get_submodule(origin))
     }
+    if hasattr(head, "stock_units"):
+        return alike
+    lists = {unit.split(".")[0] for unit in found.keys() - alike.keys()}
+    return {unit: origin for unit, origin in alike.items() if unit.split(".")[0] not in lists}
 
 
 def _kind(tower: Any) -> list[Any]:
@@ -191,8 +213,8 @@ def _kind(tower: Any) -> list[Any]:
     layers: list[tuple[str, Any]] = [
         (name, m) for name, m in tower.named_modules(remove_duplicate=False) if not list(m.children())
     ]
-    first = next(m for _, m in layers if isinstance(m, nn.Conv2d))
-    return [first.in_channels] + [
+    convs = [m for _, m in layers if isinstance(m, nn.Conv2d)]
+    return [convs[0].in_channels if convs else None] + [
         (name, type(m), *((m.kernel_size, m.stride, 1 < m.groups == m.in_channels) if isinstance(m, nn.Conv2d) else ()))
         for name, m in layers
     ]
@@ -202,7 +224,7 @@ def _of_width(own: Any, src: Any) -> Any:
     """The tower `own` with the layers of `src`, but a fresh predictor with the outputs and bias of its own."""
     tower, last = copy.deepcopy(own), own[-1]
     for name, layer in src.named_modules():
-        if isinstance(layer, (nn.Conv2d, nn.BatchNorm2d)):
+        if next(layer.parameters(recurse=False), None) is not None:  # convs and norms
             parent, _, child = name.rpartition(".")
             setattr(tower.get_submodule(parent), child, copy.deepcopy(layer))
     tower[-1] = nn.Conv2d(src[-1].in_channels, last.out_channels, 1, bias=last.bias is not None)
@@ -211,22 +233,25 @@ def _of_width(own: Any, src: Any) -> Any:
     return tower.to(last.weight).train(own.training).requires_grad_(last.weight.requires_grad)
 
 
-def _hold_back_partners(reasons: dict[str, str], head: Any, origins: dict[str, str]) -> None:
+def _hold_back_partners(reasons: dict[str, str], head: Any, instead: dict[str, str]) -> None:
     """Logits that are added up move together: what sce, cv3 and cls_skip learned means nothing without the others.
 
-    But for a cls_skip that is the stock head's own tower: it moves, and SCE starts as nothing added to it.
+    But for a cls_skip that is the stock head's own tower: it moves, and SCE starts as nothing added to it. Nor does a
+    level's lqe move without the localisation tower it reads and the class logits it is added to, nor quality and box
+    scale without the localisation towers.
 
-    Nor does a level's lqe without the localisation tower it reads and the class logits it is added to, nor quality and
-    box scale without the localisation towers.
+    Args:
+        reasons: why a unit does not move, or nothing; added to.
+        head: ours or stock.
+        instead: cls_skip towers that take the place of a stock tower, by name, and the towers of SCE beside them.
     """
+    for skip, tower in instead.items():
+        reasons[tower] = f"starts as nothing added to {skip}, but for its bias"
     for prefix in ("", "one2one_"):
         sce = getattr(head, f"{prefix}sce", None)
         if sce is not None:
-            for skip in (f"{prefix}cls_skip.{i}" for i in sce.at):
-                if not reasons.get(skip, "none") and origins.get(skip, skip) != skip:
-                    reasons[origins[skip]] = f"starts as nothing added to {skip}"
             parts = {f"{prefix}{name}.{i}" for name in ("cv3", "cls_skip") for i in sce.at}
-            partners = [u for u in reasons if u == f"{prefix}sce" or (u in parts and origins.get(u, u) == u)]
+            partners = [u for u in reasons if u == f"{prefix}sce" or (u in parts and u not in instead)]
             if any(reasons[u] for u in partners):
                 for u in partners:
                     reasons[u] = reasons[u] or "with the rest of its branch"
@@ -235,7 +260,8 @@ def _hold_back_partners(reasons: dict[str, str], head: Any, origins: dict[str, s
             if unit in reasons and any(reasons[u] for u in boxes):
                 reasons[unit] = reasons[unit] or "with the towers it reads or scales"
         for unit in [u for u in reasons if u.startswith(f"{prefix}lqe.")]:
-            if any(reasons[unit.replace("lqe", tower)] for tower in ("cv2", "cv3")):
+            boxes_of, skip, scores_of = (unit.replace("lqe", name) for name in ("cv2", "cls_skip", "cv3"))
+            if reasons[boxes_of] or reasons[skip if skip in instead else scores_of]:
                 reasons[unit] = reasons[unit] or "with what it reads and is added to"
 
 
@@ -245,9 +271,14 @@ def _unit(key: str) -> str:
     return f"{first}.{second}" if first.removeprefix("one2one_") in ("cv2", "cv3", "cls_skip", "lqe") else first
 
 
-def _difference(keys: list[str], there: list[str], own: dict[str, Tensor], given: dict[str, Tensor]) -> str:
-    """Why a unit cannot move, by the names and shapes of its tensors on both sides: empty if it can."""
-    if not there and keys:
+def _difference(
+    keys: list[str], there: list[str], own: dict[str, Tensor], given: dict[str, Tensor], in_another_form: bool
+) -> str:
+    """Why a unit cannot move, by the names and shapes of its tensors on both sides: empty if it can.
+
+    `in_another_form`: the source has the tower it stands for, if not under its name.
+    """
+    if not there and keys and not in_another_form:
         return "not in the source"
     if set(keys) != set(there):
         return "built differently in the source"
@@ -267,7 +298,7 @@ def _class_difference(conv: nn.Conv2d, src: nn.Conv2d | None, nc: int, src_nc: i
     if src is None or not src_nc:
         return "not in the source"
     same = conv.weight.shape[1:] == src.weight.shape[1:] and conv.out_channels // nc == src.out_channels // src_nc
-    same = same and (bias_elsewhere or (conv.bias is None) == (src.bias is None))
+    same = same and (src.bias is not None if bias_elsewhere else (conv.bias is None) == (src.bias is None))
     return "" if same else "other channels in the source"
 
 

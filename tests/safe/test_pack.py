@@ -42,14 +42,20 @@ def rewrite(source, target, change):
     return target
 
 
-@pytest.mark.parametrize("name", ["tscode.yaml", "yolo11n.yaml", "yolo11n-tscode.yaml"])
-def test_own_data_trained_from_coco_weights_are_packed(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "weights", "towers"),
+    [
+        ("tscode.yaml", "tscode.yaml", "one2one_cv3"),
+        ("yolo11n.yaml", "yolo11n.yaml", "cv3"),
+        ("yolo11n-tscode.yaml", "yolo11n.yaml", "cls_skip"),
+        ("yolov8n-tscode.yaml", "yolov8n.yaml", "cls_skip"),
+    ],
+)
+def test_own_data_trained_from_coco_weights_are_packed(tmp_path, name, weights, towers):
     """Their class towers are as wide as COCO's (80), not as three classes make them (64)."""
-    net = tasks.DetectionModel(name, nc=3, verbose=False)
-    coco = tasks.DetectionModel("yolo11n.yaml" if name == "yolo11n-tscode.yaml" else name, nc=80, verbose=False)
+    net, coco = (tasks.DetectionModel(n, nc=nc, verbose=False) for n, nc in ((name, 3), (weights, 80)))
     net.load(coco, verbose=False)
-    towers = net.model[-1].cls_skip if name == "yolo11n-tscode.yaml" else net.model[-1].cv3
-    wide = towers[0][-1].in_channels == 80
+    wide = getattr(net.model[-1], towers)[0][-1].in_channels == 80
     assert wide or name == "yolo11n.yaml"  # the oldest hosts do not keep the width of stock models
     net.names, net.args = dict(NAMES), {"imgsz": 96}
     torch.save({"model": net.half(), "ema": None, "train_args": net.args}, tmp_path / "best.pt")

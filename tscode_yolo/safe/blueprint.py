@@ -119,7 +119,8 @@ def _take_width(model: Any, yaml: Mapping[str, Any], tensors: Mapping[str, Tenso
         weight = tensors.get(f"model.{n}.{unit}.{len(head.get_submodule(unit)) - 1}.weight")
         if weight is not None and weight.ndim == 4:
             found[unit] = weight.shape[1]
-    for width in {w for unit, w in found.items() if w != head.get_submodule(unit)[-1].in_channels}:
+    others = {w for unit, w in found.items() if w != head.get_submodule(unit)[-1].in_channels}
+    for width in sorted(others)[:2]:  # no more come about by training; each is a model to build
         take_widths(head, _stock_of_width(width, yaml), [unit for unit, w in found.items() if w == width])
 
 
@@ -127,7 +128,7 @@ def _stock_of_width(width: int, yaml: Mapping[str, Any]) -> Any:
     """The head of the YAML with the stock classification, for `width` classes."""
     d = copy.deepcopy(dict(yaml))
     row = d["head"][-1]
-    if row[2] == NAME:
+    if row[2] == NAME and isinstance(row[3][-1], Mapping):
         row[3] = [*row[3][:-1], {**row[3][-1], "sce": False}]
     model: Any = DetectionModel({**d, "nc": width}, verbose=False)
     return model.model[-1]
