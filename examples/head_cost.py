@@ -1,9 +1,10 @@
 """Cost of the TSCODE head over the stock head's, for every family and scale that ships.
 
     python examples/head_cost.py json=head-cost.json [imgsz=640 families=yolov8,yolo11,yolo12,yolo26 scales=nsmlx]
-        [options="{preset: stock}"]
+        [options="{preset: stock}" loaded=true]
 
-(One line.) ``options`` change the TSCODE head, as in its ``tscode:`` mapping.
+(One line.) ``options`` change the TSCODE head, as in its ``tscode:`` mapping. With ``loaded=true`` it is the head after
+weights of the stock model were loaded: towers that are the stock head's then have its width.
 
 Counted, not timed: GFLOPs of the head as deployed (2 per multiply-add), its parameters, the operations it launches and
 the bytes they move, see `tscode profile`.
@@ -39,19 +40,22 @@ def main(args: dict) -> int:
     imgsz, rows = int(args.get("imgsz", 640)), []
     for family in str(args.get("families", "yolov8,yolo11,yolo12,yolo26")).split(","):
         for scale in str(args.get("scales", "nsmlx")):
-            rows += compared(f"{family}{scale}", imgsz, args.get("options"))
+            rows += compared(f"{family}{scale}", imgsz, args.get("options"), bool(args.get("loaded")))
     if "json" in args:
-        found = {"imgsz": imgsz, "options": args.get("options"), "rows": rows, "provenance": provenance()}
+        given = {"imgsz": imgsz, "options": args.get("options"), "loaded": bool(args.get("loaded"))}
+        found = {**given, "rows": rows, "provenance": provenance()}
         write_json(Path(str(args["json"])), found)
     return 0
 
 
-def compared(name: str, imgsz: int, options: Any = None) -> list[dict[str, Any]]:
+def compared(name: str, imgsz: int, options: Any = None, loaded: bool = False) -> list[dict[str, Any]]:
     """The rows of one model of a family and scale, printed as they come."""
     rows = []
     with quiet_host():
         tscode = DetectionModel(with_options(f"{name}-tscode.yaml", options), verbose=False)
         nets: list[Any] = [tscode, load(f"{name}.yaml")]
+        if loaded:
+            tscode.load(nets[1], verbose=False)
         counts = {name: [head_of(net, imgsz) for net in nets]}
         if getattr(nets[1].model[-1], "one2one_cv2", None) is not None:
             for net in nets:
