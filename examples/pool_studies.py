@@ -1,7 +1,8 @@
 """Pool the paired differences of several `tscode compare` studies, for example of other families or data sets.
 
-    python examples/pool_studies.py results=a/results.json,b/results.json out=pooled.json
+    python examples/pool_studies.py results=a/results.json,b/results.json out=pooled.json [arms=yolo11n-tower]
 
+``arms=`` names the one to take of a study that has several beside its baseline.
 The unit is the data set: where several studies are of one, their differences are averaged seed by seed first, for they
 share its images. All data sets weigh the same, whatever their number of seeds. The two intervals are those of
 ``tscode_yolo.study.statistics.pooled``: for these very data sets, and for others like them.
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import statistics
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +32,19 @@ METRICS = ("AP", "AP_averaged", "AP50", "AP75", "APs", "APm", "APl", "mAP")
 def main(args: dict[str, Any]) -> int:
     """Pool the files given, write and print what comes out."""
     out = Path(str(args.pop("out")))
-    found = pool(existing("results", f) for f in as_list(args.pop("results")))
+    arms = [str(a) for a in as_list(args.pop("arms", []))]
+    found = pool((existing("results", f) for f in as_list(args.pop("results"))), arms)
     write_json(out, {**found, "provenance": provenance()})
     print(text(found))
     return 0
 
 
-def pool(results: Iterable[Path]) -> dict[str, Any]:
+def pool(results: Iterable[Path], arms: Sequence[str] = ()) -> dict[str, Any]:
     """Differences to the baseline, in points of AP, pooled over the data sets of all files.
 
     Args:
-        results: ``results.json`` of studies with one arm and its baseline each.
+        results: ``results.json`` of studies with one arm and its baseline each, or several of which `arms` has one.
+        arms: names of arms.
 
     Returns:
         ``contrasts``: data set -> what was subtracted from what. ``metrics``: name -> ``statistics.pooled`` of it;
@@ -49,19 +52,25 @@ def pool(results: Iterable[Path]) -> dict[str, Any]:
         the studies less alike than they look.
 
     Raises:
-        ValueError: no results of ``tscode compare``; more arms than one, which share their baseline's runs; or the same
-            comparison twice: seeds of two studies are not put together.
+        ValueError: no results of ``tscode compare``; more arms than one, which share their baseline's runs; the same
+            comparison twice: seeds of two studies are not put together; or an arm that no study has.
     """
     contrasts: dict[str, list[str]] = {}
     comparisons: dict[str, list[dict[str, Any]]] = {}
     paddings: dict[bool, int] = {}
+    missing = set(arms)
     for file in results:
         content = read_json(file)
         if not isinstance(content, dict) or not content.get("comparisons"):
             raise ValueError(f"results={file}: expected a results.json of `tscode compare`, got no comparisons in it")
-        if len(arms := {c["arm"] for c in content["comparisons"]}) > 1:
-            raise ValueError(f"results={file}: expected one arm and its baseline, got {', '.join(sorted(arms))}")
-        for c in content["comparisons"]:
+        there = {c["arm"] for c in content["comparisons"]}
+        if len(there) > 1 and len(there & set(arms)) != 1:
+            raise ValueError(
+                f"results={file}: expected one arm and its baseline, got {', '.join(sorted(there))}; name one by arms="
+            )
+        taken = there & set(arms) if len(there) > 1 else there
+        missing -= taken
+        for c in (c for c in content["comparisons"] if c["arm"] in taken):
             contrast = f"{c['arm']} - {c['baseline']}"
             if contrast in contrasts.setdefault(c["dataset"], []):
                 raise ValueError(f"results={file}: {contrast} on {c['dataset']} is in an earlier file already")
@@ -69,6 +78,8 @@ def pool(results: Iterable[Path]) -> dict[str, Any]:
             comparisons.setdefault(c["dataset"], []).append(c)
         rect = all(r.get("settings", {}).get("val_rect") for r in content.get("runs", []))
         paddings[rect] = paddings.get(rect, 0) + 1
+    if missing:
+        raise ValueError(f"arms={', '.join(sorted(missing))}: no study has an arm of that name")
     everywhere = [c for cs in comparisons.values() for c in cs]
     metrics = {
         name: pooled({dataset: by_seed(name, cs) for dataset, cs in comparisons.items()})

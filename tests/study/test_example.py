@@ -82,6 +82,11 @@ def test_studies_are_pooled_by_data_set(tmp_path):
     write_json(tmp_path / "both.json", two)
     with pytest.raises(ValueError, match="expected one arm and its baseline, got v11-x, v8-x"):
         example.pool([tmp_path / "both.json"])
+    chosen = example.pool([tmp_path / "both.json"], ["v11-x"])
+    assert chosen["contrasts"] == {"one": ["v11-x - v11"]}
+    assert chosen["metrics"]["AP"]["means"] == {"one": 3.5}
+    with pytest.raises(ValueError, match="arms=v12-x: no study has an arm of that name"):
+        example.pool([files[1]], ["v12-x"])
 
 
 @pytest.mark.slow
