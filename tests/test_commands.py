@@ -71,7 +71,8 @@ def test_train_with_an_optimiser_by_name(installed, shapes, optimizer):
         pytest.skip(f"this Ultralytics has no {optimizer}")
     name = f"opt-{optimizer}"
     options = ("epochs=1", f"optimizer={optimizer}", "lr0=0.001", f"name={name}", *SMALL)
-    yolo(installed, "train", "model=yolo26n-tscode.yaml", f"data={shapes}", *options)
+    out = yolo(installed, "train", "model=yolo26n-tscode.yaml", f"data={shapes}", *options)
+    assert ("Add warmup_bias_lr=0" in out) == (optimizer == "AdamW")
     losses = rows(installed / f"runs/detect/{name}/results.csv")[-1]
     assert all(torch.isfinite(torch.tensor(v)) for v in losses.values())
 

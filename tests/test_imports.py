@@ -30,8 +30,8 @@ ALLOWED = {
     "fpn": {"config", "deform"},
     "build": {"config", "fpn", "head", "recipes"},
     "register": {
-        *("blocks", "build", "config", "context", "deform", "fpn", "head", "integral", "quality", "recipes"),
-        "transfer",
+        *("blocks", "build", "config", "context", "deform", "fpn", "head", "integral", "priors", "quality"),
+        *("recipes", "transfer"),
     },
     "doctor": {"config", "register"},
     "verbs": {"config"},

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
 BOX = 2.0  # strides: an object fits its level, so its sides are near; measured in docs/search.md
 PRIOR = 0.01  # probability of a class at the start where a predictor serves all levels (focal loss, arXiv:1708.02002)
+ADAPTIVE = {"adam", "adamw", "adamax", "nadam", "radam", "rmsprop"}  # move a parameter by about the rate in each step
 
 
 def logit(probability: float) -> float:
@@ -33,3 +35,21 @@ def box_start(distance: float | None, reg_max: int) -> Tensor:
     if reg_max == 1:
         return torch.full((4,), distance)
     return (torch.arange(reg_max) * math.log(distance / (1 + distance))).repeat(4)
+
+
+def undone_by(args: Any) -> str | None:
+    """What to do if the warm-up of a training with the host's arguments undoes where predictors start, else None.
+
+    The host takes the rate of biases from ``warmup_bias_lr`` down to ``lr0``. With SGD their first steps are as small as
+    their gradients, with Adam and its like as large as the rate: measured in docs/head.md, "The warm-up of biases".
+    ``optimizer=auto`` sets ``warmup_bias_lr`` to 0 by itself, and a training that is resumed goes on where it was.
+    """
+    if str(args.optimizer).lower() not in ADAPTIVE or args.resume or not args.warmup_epochs:
+        return None
+    if args.warmup_bias_lr <= args.lr0:
+        return None
+    return (
+        f"optimizer={args.optimizer} with warmup_bias_lr={args.warmup_bias_lr} moves biases by about that much in each "
+        "step of the warm-up, which undoes where this head's boxes and scores start and costs AP in a short training. "
+        "Add warmup_bias_lr=0, as optimizer=auto does"
+    )

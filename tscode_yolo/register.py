@@ -253,13 +253,24 @@ def _predict_augment(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _get_validator(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Show a recipe's own loss names on hosts that fix them here; later ones read them off the criterion."""
+    """Warn of a warm-up that does harm, once a training, just before it begins.
+
+    And show a recipe's own loss names on hosts that fix them here; later ones read them off the criterion.
+    """
 
     @functools.wraps(original)
     def get_validator(self: Any) -> Any:
         validator = original(self)
         head = _head_of(getattr(self.model, "module", self.model))
-        recipe = resolve_recipe(head.options.get("recipe", "ultralytics")) if _is_ours(head) else None
+        if not _is_ours(head):
+            return validator
+        from ultralytics.utils import LOGGER
+
+        from tscode_yolo.priors import undone_by
+
+        if harm := undone_by(self.args):
+            LOGGER.warning(harm)
+        recipe = resolve_recipe(head.options.get("recipe", "ultralytics"))
         if recipe is not None and vars(self).get("loss_names"):
             from tscode_yolo.recipes.criterion import loss_names
 

@@ -218,6 +218,7 @@ def test_max_filter_refuses_levels_of_different_width():
 
 def test_old_hosts_learn_the_loss_names_before_training(monkeypatch):
     """Up to 8.4.0 the trainer fixes its loss names in get_validator; later ones read the criterion's dict."""
+    from ultralytics.cfg import get_cfg
     from ultralytics.models.yolo.detect.train import DetectionTrainer
 
     from tscode_yolo.register import PATCHES
@@ -229,6 +230,7 @@ def test_old_hosts_learn_the_loss_names_before_training(monkeypatch):
         return "validator"
 
     trainer = DetectionTrainer.__new__(DetectionTrainer)
+    trainer.args = get_cfg()
     for recipe, end2end, expected in (
         ("atss", False, ("box_loss", "cls_loss", "ctr_loss")),
         ("tood", True, ("box_loss", "cls_loss", "o2obox_loss", "o2ocls_loss")),
