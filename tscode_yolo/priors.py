@@ -40,8 +40,8 @@ def box_start(distance: float | None, reg_max: int) -> Tensor:
 def undone_by(args: Any) -> str | None:
     """What to do if the warm-up of a training with the host's arguments undoes where predictors start, else None.
 
-    The host takes the rate of biases from ``warmup_bias_lr`` down to ``lr0``. With SGD their first steps are as small as
-    their gradients, with Adam and its like as large as the rate: measured in docs/head.md, "The warm-up of biases".
+    The host takes the rate of biases from ``warmup_bias_lr`` down to ``lr0``. With SGD their first steps are as small
+    as their gradients, with Adam and its like as large as the rate: measured in docs/head.md, "The warm-up of biases".
     ``optimizer=auto`` sets ``warmup_bias_lr`` to 0 by itself, and a training that is resumed goes on where it was.
     """
     if str(args.optimizer).lower() not in ADAPTIVE or args.resume or not args.warmup_epochs:
