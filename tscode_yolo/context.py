@@ -51,7 +51,7 @@ class SemanticContextEncoding(_Encoding):
     """SCE: G_l^cls = Concat(DConv(P_l), P_{l+1}) for every level, Eq. 3.
 
     The coarsest level has no P_{l+1}: its G is DConv(P_l) alone, or that twice where `even_channels` asks for the
-    same channels everywhere (towers shared over levels). The paper does not say; see the README.
+    same channels everywhere (towers shared over levels). The paper does not say; see docs/search.md.
     """
 
     def __init__(
