@@ -334,7 +334,10 @@ def pyramid_of_ones(pyramid) -> list[torch.Tensor]:
 def test_a_checkpoint_of_a_newer_schema_is_refused_with_the_cure(make_head):
     state = make_head().__getstate__()
     assert state["schema"] == SCHEMA
-    with pytest.raises(RuntimeError, match=rf"schema {SCHEMA + 1}; .* up to {SCHEMA}\. Update it: pip install -U"):
+    with pytest.raises(
+        RuntimeError,
+        match=rf"schema {SCHEMA + 1}; .* up to {SCHEMA}\. Update it: in a clone of tscode-yolo, pip install",
+    ):
         TSCODEDetect.__new__(TSCODEDetect).__setstate__({**state, "schema": SCHEMA + 1})
 
 

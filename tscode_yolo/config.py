@@ -342,6 +342,12 @@ def unknown_name(kind: str, name: str, known: Sequence[str]) -> str:
     return f"unknown {kind} '{name}'{hint} Valid: {', '.join(known)}"
 
 
+def how_to_install(extra: str = "") -> str:
+    """Sentence's end: what to run to install or update this package, which is not on PyPI, with one of its extras."""
+    what = f"'.[{extra}]'" if extra else "."
+    return f"in a clone of tscode-yolo, pip install {what}"
+
+
 def cfg_dir() -> Path:
     """Folder of the shipped YAMLs: inside the installed package, or beside it in a source checkout."""
     package = Path(__file__).parent

@@ -54,8 +54,9 @@ def autoload() -> str:
     if fresh.stdout.strip() != "True":
         raise Sick(
             "a fresh interpreter does not load tscode_yolo: its .pth file is not in this environment's site-packages "
-            "(pip install --target, PYTHONPATH, or Python started with -S). Install with plain `pip install "
-            "tscode-yolo`, or put `import tscode_yolo` into your script; the `yolo` command needs the former"
+            "(pip install --target, PYTHONPATH, or Python started with -S). Install it into this environment ("
+            f"{config.how_to_install()}), or put `import tscode_yolo` into your script; the `yolo` command needs the "
+            "former"
         )
     return "a fresh interpreter loads the plug-in"
 
@@ -80,7 +81,7 @@ def yamls() -> str:
     """Where are the shipped YAMLs?"""
     for name in ("tscode.yaml", "shapes.yaml"):
         if config.cfg_path(name) is None:
-            raise Sick(f"{name} is not in {config.cfg_dir()}; reinstall: pip install --force-reinstall tscode-yolo")
+            raise Sick(f"{name} is not in {config.cfg_dir()}; reinstall: {config.how_to_install()}")
     return f"{len(list(config.cfg_dir().rglob('*.yaml')))} YAMLs in {config.cfg_dir()}"
 
 

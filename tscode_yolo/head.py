@@ -25,7 +25,7 @@ from ultralytics.nn.modules.head import Detect
 
 from tscode_yolo.blocks import LevelConv, LevelScale, run_level, with_row
 from tscode_yolo.branches import box_branch, cls_branch
-from tscode_yolo.config import SCHEMA, HeadConfig, completed
+from tscode_yolo.config import SCHEMA, HeadConfig, completed, how_to_install
 from tscode_yolo.context import DetailPreservingEncoding, SemanticContextEncoding
 from tscode_yolo.down_of_sum import DownOfSum
 from tscode_yolo.integral import IN_PLACE, Integral, in_order
@@ -338,7 +338,7 @@ class TSCODEDetect(Detect):
         if schema > SCHEMA:
             raise RuntimeError(
                 f"this checkpoint's TSCODE head has schema {schema}; the installed tscode_yolo knows up to {SCHEMA}. "
-                "Update it: pip install -U tscode-yolo"
+                f"Update it: {how_to_install()}"
             )
         super().__setstate__(state)
         self.options = completed(self.options)

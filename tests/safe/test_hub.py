@@ -105,5 +105,5 @@ def test_names_that_are_nothing_are_answered(packed, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"expected a folder or \.safetensors file here, or user/name"):
         from_pretrained("nowhere.safetensors")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(ImportError, match=r"pip install 'tscode-yolo\[hub\]'"):
+    with pytest.raises(ImportError, match=r"pip install '\.\[hub\]'"):
         from_pretrained("me/cells")

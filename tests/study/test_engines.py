@@ -107,7 +107,7 @@ def _alive(pid: int) -> bool:
 
 def test_ray_is_asked_for_by_name_when_it_is_missing(monkeypatch, tmp_path):
     monkeypatch.setattr(engines.importlib.util, "find_spec", lambda _name: None)
-    with pytest.raises(ImportError, match=r"tscode-yolo\[ray\]"):
+    with pytest.raises(ImportError, match=r"pip install '\.\[ray\]'"):
         engines.run_ray([tmp_path], 1, 0, None, lambda _s: None)
 
 

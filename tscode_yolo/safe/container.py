@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tscode_yolo.config import how_to_install
 from tscode_yolo.verbs.storage import write_whole
 
 FORMAT = 1  # of the description; raised when an older package could no longer read it
@@ -106,6 +107,6 @@ def _description(path: Path, text: str) -> dict[str, Any]:
     if version > FORMAT:
         raise ValueError(
             f"{path.name} has format {version}; the installed tscode_yolo reads up to {FORMAT}. Update it: "
-            "pip install -U tscode-yolo"
+            f"{how_to_install()}"
         )
     return description

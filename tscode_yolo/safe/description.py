@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
-from tscode_yolo.config import SCHEMA
+from tscode_yolo.config import SCHEMA, how_to_install
 
 KEYS: dict[str, Any] = {  # key -> type; all of them must be there
     **{"task": str, "yaml": Mapping, "names": list, "stride": list, "end2end": bool, "options": (Mapping, type(None))},
@@ -58,7 +58,7 @@ def check_schema(schema: Any) -> None:
     if schema > SCHEMA:
         raise ValueError(
             f"the file's TSCODE head has schema {schema}; the installed tscode_yolo knows up to {SCHEMA}. Update it: "
-            "pip install -U tscode-yolo"
+            f"{how_to_install()}"
         )
 
 

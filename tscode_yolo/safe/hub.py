@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 from ultralytics import YOLO
 
+from tscode_yolo.config import how_to_install
 from tscode_yolo.safe import container
 from tscode_yolo.safe.pack import pack
 from tscode_yolo.safe.unpack import load_safe, read_model
@@ -129,7 +130,7 @@ def card(description: dict[str, Any], repo: str) -> str:
     facts = "".join(f"| {k} | {v} |\n" for k, v in {**training, **metrics}.items() if v is not None)
     return (
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n\n# Object detection weights\n\nClasses: {names}.\n\n"
-        "```python\nimport tscode_yolo  # pip install 'tscode-yolo[hub]'\n\n"
+        f"```python\nimport tscode_yolo  # {how_to_install('hub')}\n\n"
         f'model = tscode_yolo.from_pretrained("{repo}")  # nothing is unpickled\n```\n\n'
         f"| | |\n|---|---|\n{facts}"
     )
@@ -142,7 +143,7 @@ def _client() -> Any:
     except ImportError as e:
         raise ImportError(
             "push and from_pretrained need huggingface_hub for the Hub, which is not installed: "
-            "pip install 'tscode-yolo[hub]'"
+            f"{how_to_install('hub')}"
         ) from e
     return huggingface_hub
 

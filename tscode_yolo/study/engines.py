@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tscode_yolo.config import how_to_install
 from tscode_yolo.verbs.provenance import cores
 from tscode_yolo.verbs.storage import read_json
 
@@ -120,7 +121,7 @@ def run_local(
 def require_ray() -> None:
     """Raise ImportError unless Ray is installed."""
     if importlib.util.find_spec("ray") is None:
-        raise ImportError("engine=ray: expected Ray, got none; pip install 'tscode-yolo[ray]' or leave engine= out")
+        raise ImportError(f"engine=ray: expected Ray, got none; leave engine= out, or {how_to_install('ray')}")
 
 
 def run_ray(folders: Sequence[Path], cpus: float, gpus: float, address: str | None, tick: Tick) -> dict[Path, str]:
