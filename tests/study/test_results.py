@@ -156,7 +156,7 @@ def test_the_report_says_it_all_and_no_path(tmp_path):
         "[-0.48, +4.48]",
         "3 of 3 seeds above",
         "could have resolved",
-        "not told apart",
+        "no significant difference",
         "disk",
         "doubtful",
     ):
@@ -250,7 +250,7 @@ def test_a_picked_epoch_is_confessed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("values", "word"), [([1.0, 1.1, 0.9], "better"), ([-1.0, -1.1, -0.9], "worse"), ([1, -1, 0.2], "not told apart")]
+    ("values", "word"), [([1.0, 1.1, 0.9], "better"), ([-1.0, -1.1, -0.9], "worse"), ([1, -1, 0.2], "no significant difference")]
 )
 def test_verdict_follows_the_interval(values, word):
     from tscode_yolo.study.statistics import paired

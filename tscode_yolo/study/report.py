@@ -110,7 +110,7 @@ def verdict(ap: dict[str, Any]) -> str:
     """What a paired comparison of at least two seeds shows, in two sentences, without hiding what it cannot show."""
     t, r, sign = ap["t"], ap["resolvable"], ap["sign"]
     decided = t["low"] > 0 or t["high"] < 0
-    say = ("better" if ap["mean"] > 0 else "worse") if decided else "not told apart"
+    say = ("better" if ap["mean"] > 0 else "worse") if decided else "no significant difference"
     effect, upper = r["effect"], r["effect_at_upper_sd"]
     return (
         f"{signed(ap['mean'])} AP, {percent(ap)} interval {interval(t)} (paired t, {ap['n']} seeds), "
