@@ -250,7 +250,8 @@ def test_a_picked_epoch_is_confessed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("values", "word"), [([1.0, 1.1, 0.9], "better"), ([-1.0, -1.1, -0.9], "worse"), ([1, -1, 0.2], "no significant difference")]
+    ("values", "word"),
+    [([1.0, 1.1, 0.9], "better"), ([-1.0, -1.1, -0.9], "worse"), ([1, -1, 0.2], "no significant difference")],
 )
 def test_verdict_follows_the_interval(values, word):
     from tscode_yolo.study.statistics import paired
