@@ -22,6 +22,7 @@ from pool_studies import pool, text
 from tscode_yolo.cli import parse
 from tscode_yolo.study import compare
 from tscode_yolo.study.inventory import read_dataset
+from tscode_yolo.verbs.arguments import require
 from tscode_yolo.verbs.provenance import provenance
 from tscode_yolo.verbs.storage import write_json
 
@@ -33,6 +34,7 @@ DATASETS = "bccd,deep_pcb"
 def main(args: dict[str, Any]) -> int:
     """Run every family's study, then pool the differences of AP over families and data sets."""
     args = {**DEFAULTS, **args}
+    require(args, ("data", "weights", "out"))
     out, folder, weights = (Path(args.pop(k)) for k in ("out", "data", "weights"))
     families = args.pop("families", FAMILIES).split(",")
     sets = [folder / d / "data.yaml" for d in args.pop("datasets", DATASETS).split(",")]
@@ -83,4 +85,7 @@ def evenly_spaced(data: Path, limit: int, out: Path) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(main(parse(sys.argv[1:])))
+    try:
+        sys.exit(main(parse(sys.argv[1:])))
+    except ValueError as e:
+        sys.exit(f"first_study.py: {e}")

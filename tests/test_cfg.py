@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 import yaml
 from ultralytics.nn import tasks
 
@@ -57,3 +58,15 @@ def test_every_yaml_builds_at_every_scale(model, scale):
     stock = tasks.DetectionModel(f"{family}{scale}.yaml", nc=3, verbose=False)
     ours = {k: v.shape for k, v in built.state_dict().items() if not k.startswith(f"model.{head.i}.")}
     assert ours == {k: v.shape for k, v in stock.state_dict().items() if not k.startswith(f"model.{head.i}.")}
+
+
+@pytest.mark.parametrize("model", [m for m in MODELS if not m.endswith("-stock.yaml")])
+def test_the_papers_head_builds_and_runs_in_every_family(model):
+    """`preset: paper` in the place of the family's own, at a width of 32 instead of 256 and 512."""
+    d = yaml.safe_load((cfg_dir() / model).read_text())
+    d["tscode"] |= {"preset": "paper", **dict.fromkeys(("sce_width", "dpe_width", "cls_width", "box_width"), 32)}
+    built = tasks.DetectionModel({**d, "scale": "n"}, nc=3, verbose=False)
+    head = built.model[-1]
+    assert (len(head.cv2), len(head.cv3), head.cls_skip, head.lqe) == (1, 1, None, None)
+    assert head.sce.at == head.dpe.at == (0, 1, 2)
+    built.eval()(torch.zeros(1, 3, 96, 64))

@@ -70,7 +70,7 @@ def test_train_with_an_optimiser_by_name(installed, shapes, optimizer):
     if optimizer not in inspect.getsource(BaseTrainer.build_optimizer):
         pytest.skip(f"this Ultralytics has no {optimizer}")
     name = f"opt-{optimizer}"
-    options = ("epochs=1", f"optimizer={optimizer}", "lr0=0.001", f"name={name}", *SMALL)
+    options = ("epochs=2", f"optimizer={optimizer}", "lr0=0.001", f"name={name}", *SMALL)
     out = yolo(installed, "train", "model=yolo26n-tscode.yaml", f"data={shapes}", *options)
     assert ("Add warmup_bias_lr=0" in out) == (optimizer == "AdamW")
     losses = rows(installed / f"runs/detect/{name}/results.csv")[-1]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import yaml
 
 from tscode_yolo.config import PRESETS, HeadConfig, cfg_dir, cfg_path
 
@@ -22,8 +23,11 @@ def test_unknown_option_names_the_closest_valid_one():
     [
         ({"sce_kernel": 4}, r"sce_kernel=4: expected one of \[3, 5, 7\]"),
         ({"sce_down": "linear"}, r"expected one of \['conv', 'avg', 'max'\]"),
-        ({"preset": "papre"}, r"preset='papre': expected one of \['yolo', 'stock', 'paper'\]"),
-        ({"preset": ["paper"]}, r"preset=\['paper'\]: expected one of \['yolo', 'stock', 'paper'\]"),
+        ({"preset": "papre"}, r"preset='papre': expected one of \['yolo', 'yolov8', 'yolo26', 'stock', 'paper'\]"),
+        (
+            {"preset": ["paper"]},
+            r"preset=\['paper'\]: expected one of \['yolo', 'yolov8', 'yolo26', 'stock', 'paper'\]",
+        ),
         ({"dpe_levels": [1, 2]}, "with -1 or 0"),
         ({"dpe_levels": [-2, 0]}, "expected offsets among"),
         ({"score": "pq"}, "needs a quality branch"),
@@ -88,6 +92,17 @@ def test_the_quality_estimate_goes_with_sce_and_the_hosts_loss(options, lqe):
 def test_preset_gives_what_is_not_named():
     config = HeadConfig.from_mapping({"preset": "paper", "cls_width": 256})
     assert (config.norm, config.share_towers, config.cls_width, config.cls_depth) == ("gn", True, 256, 2)
+
+
+@pytest.mark.parametrize(
+    "name", ["tscode.yaml", *(f"{f}-tscode.yaml" for f in ("yolov8", "yolo11", "yolo12", "yolo26"))]
+)
+def test_the_papers_head_takes_one_option_in_every_family(name):
+    shipped = yaml.safe_load((cfg_dir() / name).read_text())["tscode"]
+    for mappings in ([{**shipped, "preset": "paper"}], [shipped, {"preset": "paper"}]):
+        options = HeadConfig.from_mapping(*mappings).as_dict()
+        assert {k: options[k] for k in PRESETS["paper"]} == PRESETS["paper"]
+        assert (options["sce"], options["dpe"], options["finer"]) == (True, True, True)
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -42,6 +42,23 @@ def test_dpe_is_equation_5(size, mode, up, kind):
         assert_close(out[level], reference.dpe(finer, p, coarser, dpe.detail[level], up), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["dense", "separable", "linear"])
+@pytest.mark.parametrize("size", SIZES[:2])
+def test_projecting_small_maps_equals_projecting_what_was_up_sampled(size, kind):
+    """Eq. 5 with every map projected at the size it is added at; the encoding projects before it up-samples."""
+    c2, p3, p4, p5 = maps(*size, [4, 8, 12, 16], [4, 8, 16, 32])
+    dpe = wake(DetailPreservingEncoding([8, 12, 16], 4, width=20, kind=kind)).eval()
+    out = dpe([p3, p4, p5], c2)
+    for level, (finer, p, coarser) in enumerate([(c2, p3, p4), (p3, p4, p5), (p4, p5, None)]):
+        below = dpe.finer_lateral[level](finer)
+        expected = dpe.same[level](p) + dpe.detail[level](
+            dpe.same_up[level](reference.upsample(p, *finer.shape[-2:])) + below
+        )
+        if coarser is not None:
+            expected = expected + dpe.above[level](reference.upsample(coarser, *p.shape[-2:]))
+        assert_close(out[level], expected, rtol=1e-4, atol=1e-4)
+
+
 def test_encodings_with_a_width_project_what_differs_and_nothing_else():
     sce = SemanticContextEncoding([8, 12, 16], width=12)
     assert [type(m) for m in sce.coarse] == [nn.Identity, context.Conv]

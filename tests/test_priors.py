@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from torch import nn
 from ultralytics.cfg import get_cfg
 from ultralytics.models.yolo.detect.train import DetectionTrainer
 from ultralytics.nn.tasks import DetectionModel
@@ -21,6 +22,8 @@ from tscode_yolo.register import PATCHES
         ({"optimizer": "AdamW", "lr0": 0.001, "warmup_bias_lr": 0.001}, False),
         ({"optimizer": "AdamW", "lr0": 0.001, "warmup_epochs": 0}, False),
         ({"optimizer": "AdamW", "lr0": 0.001, "resume": True}, False),
+        ({"optimizer": "AdamW", "lr0": 0.001, "epochs": 1}, False),  # has no warm-up
+        ({"optimizer": "AdamW", "lr0": 0.001, "epochs": 2}, True),
         ({"optimizer": "SGD"}, False),
         ({"optimizer": "MuSGD"}, False),
         ({"optimizer": "auto"}, False),
@@ -35,11 +38,16 @@ def test_adaptive_optimisers_with_a_large_first_bias_rate_are_warned_of(args, wa
 
 
 @pytest.mark.parametrize(("model", "times"), [("yolo11n-tscode.yaml", 1), ("yolo11n.yaml", 0)])
-def test_only_trainings_of_our_head_are_warned(monkeypatch, model, times):
+@pytest.mark.parametrize("distilled", [False, True])
+def test_only_trainings_of_our_head_are_warned(monkeypatch, model, times, distilled):
     said: list[str] = []
     monkeypatch.setattr("ultralytics.utils.LOGGER.warning", said.append)
     trainer = DetectionTrainer.__new__(DetectionTrainer)
     trainer.model = DetectionModel(model, nc=3, verbose=False)
+    if distilled:  # as the host wraps it, student beside teacher
+        wrapper = nn.Module()
+        wrapper.student_model = trainer.model
+        trainer.model = wrapper
     trainer.args = get_cfg(overrides={"optimizer": "AdamW", "lr0": 0.001})
     wrap = PATCHES["ultralytics.models.yolo.detect.train"]["DetectionTrainer.get_validator"]
     assert wrap(lambda self: "validator")(trainer) == "validator"

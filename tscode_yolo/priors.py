@@ -42,11 +42,12 @@ def undone_by(args: Any) -> str | None:
 
     The host takes the rate of biases from ``warmup_bias_lr`` down to ``lr0``. With SGD their first steps are as small
     as their gradients, with Adam and its like as large as the rate: measured in docs/head.md, "The warm-up of biases".
-    ``optimizer=auto`` sets ``warmup_bias_lr`` to 0 by itself, and a training that is resumed goes on where it was.
+    ``optimizer=auto`` sets ``warmup_bias_lr`` to 0 by itself, and a training that is resumed goes on where it was. The
+    host's newest releases leave the last epoch without warm-up, so that one epoch has none.
     """
-    if str(args.optimizer).lower() not in ADAPTIVE or args.resume or not args.warmup_epochs:
+    if str(args.optimizer).lower() not in ADAPTIVE or args.resume or args.warmup_bias_lr <= args.lr0:
         return None
-    if args.warmup_bias_lr <= args.lr0:
+    if min(args.warmup_epochs, args.epochs - 1) <= 0:
         return None
     return (
         f"optimizer={args.optimizer} with warmup_bias_lr={args.warmup_bias_lr} moves biases by about that much in each "

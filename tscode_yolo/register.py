@@ -261,7 +261,8 @@ def _get_validator(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def get_validator(self: Any) -> Any:
         validator = original(self)
-        head = _head_of(getattr(self.model, "module", self.model))
+        model = getattr(self.model, "module", self.model)
+        head = _head_of(getattr(model, "student_model", model))  # of a distillation
         if not _is_ours(head):
             return validator
         from ultralytics.utils import LOGGER
