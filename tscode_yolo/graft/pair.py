@@ -22,6 +22,9 @@ from tscode_yolo.transfer import Account
 TASKS = {"boxes": ("cv2", ()), "scores": ("cv3", ("cls_skip",))}  # teacher's towers; what the student adds up to cv3's
 
 
+TAKE = "Take the same family and scale, e.g. weights=yolo11n.pt model=yolo11n-tscode.yaml"
+
+
 @dataclass
 class Predictions:
     """What two heads say of one task in one branch.
@@ -68,7 +71,7 @@ class Pair:
         if left := self.account.left:
             raise ValueError(
                 f"weights= and model= have different backbones or necks: {len(left)} tensors do not fit, first "
-                f"{left[0]}. Take the same family and scale, e.g. weights=yolo11n.pt model=yolo11n-tscode.yaml"
+                f"{left[0]}. {TAKE}"
             )
         self.body = _ending_in_maps(model).eval().requires_grad_(False)
         self.teacher.eval().requires_grad_(False)
@@ -147,11 +150,11 @@ def _check(teacher: Any, student: Any) -> None:
         ("DFL bins (reg_max)", student.reg_max, teacher.reg_max),
     ):
         if mine != theirs:
-            raise ValueError(f"model=: expected {theirs} {what} as in weights=, got {mine}")
+            raise ValueError(f"model=: expected {theirs} {what} as in weights=, got {mine}. {TAKE}")
     if _twins(teacher) != _twins(student):
         raise ValueError(
             "weights= and model= must both be end-to-end or both not: "
-            f"weights {_described(teacher)}, model {_described(student)}"
+            f"weights {_described(teacher)}, model {_described(student)}. {TAKE}"
         )
 
 
