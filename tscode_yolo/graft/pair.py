@@ -20,8 +20,6 @@ from tscode_yolo.head import TSCODEDetect
 from tscode_yolo.transfer import Account
 
 TASKS = {"boxes": ("cv2", ()), "scores": ("cv3", ("cls_skip",))}  # teacher's towers; what the student adds up to cv3's
-
-
 TAKE = "Take the same family and scale, e.g. weights=yolo11n.pt model=yolo11n-tscode.yaml"
 
 
