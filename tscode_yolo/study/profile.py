@@ -7,6 +7,7 @@ what is quoted. ``json=FILE`` keeps the numbers. See `flops`, `latency` and `mem
 from __future__ import annotations
 
 import logging
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -71,7 +72,7 @@ def main(args: dict[str, Any]) -> int:
     """Run the verb: print the tables, write ``json=FILE`` if asked."""
     given = take_only(args, ARGUMENTS, required=("model",))
     file = writable("json", name) if (name := given.pop("json", None)) else None
-    report = profile(**given)
+    report = profile(**given, say=lambda stage: print(f"profile: {stage} ...", file=sys.stderr, flush=True))
     console = Console()
     show(report, console if console.is_terminal else Console(width=120))
     if file:
@@ -90,6 +91,7 @@ def profile(
     rounds: int = 30,
     batches: Any = (1, 8),
     train_batch: int = 4,
+    say: Callable[[str], None] = lambda _stage: None,
 ) -> dict[str, Any]:
     """Measure one model, or two in turns.
 
@@ -103,6 +105,7 @@ def profile(
         rounds: of timing.
         batches: batch sizes of the latencies.
         train_batch: batch size of the training step.
+        say: told what is measured next.
 
     Returns:
         ``models``: name -> `flops.count` and ``traffic`` (`traffic.summary`, at this machine's ``rates``); ``latency``:
@@ -132,19 +135,25 @@ def profile(
     if baseline and names[0] == names[1]:
         names[1] += " (baseline)"
     nets = {n: load(f, nc, key).to(where) for n, (key, f) in zip(names, files.items(), strict=True)}
+    say(f"parameters, FLOPs and memory traffic of {' and '.join(nets)}")
     report = _head_of_report(nets, names, imgsz, where)
+    timing = f"batch {', '.join(map(str, sizes))}, {rounds} rounds"
     if "pytorch" in wanted:
+        say(f"latency in PyTorch, {timing}")
         report["latency"] += pytorch_latency(nets, imgsz, sizes, where, rounds)
     for fmt in (f for f in wanted if f != "pytorch"):
         if fmt == GRAPH:
             if where.type == "cuda":
+                say(f"latency as CUDA graphs, {timing}")
                 report["latency"] += pytorch_latency(nets, imgsz, sizes, where, rounds, graph=True)
             else:
                 report["skipped"][fmt] = f"needs a CUDA device, got device={where}"
         elif missing := [m for m in FORMATS[fmt] if find_spec(m) is None]:
             report["skipped"][fmt] = f"not installed: {', '.join(missing)}; pip install {' '.join(missing)}"
         else:
+            say(f"latency in {fmt}, {timing}")
             report["latency"] += exported_latency(nets, fmt, imgsz, sizes, rounds)
+    say(f"training step and loss, batch {train_batch}")
     report["training"] = training_cost(nets, imgsz, train_batch, where, max(rounds // 3, 6))
     report["loss"] = loss_cost(nets, imgsz, train_batch, where, max(rounds // 3, 6))
     return {**report, "provenance": provenance()}
