@@ -20,7 +20,7 @@ from tscode_yolo.head import TSCODEDetect
 from tscode_yolo.transfer import Account
 
 TASKS = {"boxes": ("cv2", ()), "scores": ("cv3", ("cls_skip",))}  # teacher's towers; what the student adds up to cv3's
-TAKE = "Take the same family and scale, e.g. weights=yolo11n.pt model=yolo11n-tscode.yaml"
+SAME_FAMILY = "Take the same family and scale, e.g. weights=yolo11n.pt model=yolo11n-tscode.yaml"
 
 
 @dataclass
@@ -69,7 +69,7 @@ class Pair:
         if left := self.account.left:
             raise ValueError(
                 f"weights= and model= have different backbones or necks: {len(left)} tensors do not fit, first "
-                f"{left[0]}. {TAKE}"
+                f"{left[0]}. {SAME_FAMILY}"
             )
         self.body = _ending_in_maps(model).eval().requires_grad_(False)
         self.teacher.eval().requires_grad_(False)
@@ -148,11 +148,11 @@ def _check(teacher: Any, student: Any) -> None:
         ("DFL bins (reg_max)", student.reg_max, teacher.reg_max),
     ):
         if mine != theirs:
-            raise ValueError(f"model=: expected {theirs} {what} as in weights=, got {mine}. {TAKE}")
+            raise ValueError(f"model=: expected {theirs} {what} as in weights=, got {mine}. {SAME_FAMILY}")
     if _twins(teacher) != _twins(student):
         raise ValueError(
             "weights= and model= must both be end-to-end or both not: "
-            f"weights {_described(teacher)}, model {_described(student)}. {TAKE}"
+            f"weights {_described(teacher)}, model {_described(student)}. {SAME_FAMILY}"
         )
 
 
