@@ -7,7 +7,7 @@ import torch
 import yaml
 from ultralytics.nn import tasks
 
-from tscode_yolo.config import cfg_dir
+from tscode_yolo.shipped import cfg_dir
 
 FAMILIES = {"yolov8": "yolov8", "yolo11": "yolo11", "yolo12": "yolo12", "yolo26": "yolo26", "tscode": "yolo26"}
 MODELS = sorted(p.name for p in cfg_dir().glob("*.yaml"))

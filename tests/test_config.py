@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 import yaml
 
-from tscode_yolo.config import PRESETS, HeadConfig, cfg_dir, cfg_path
+from tscode_yolo.config import PRESETS, HeadConfig
+from tscode_yolo.shipped import cfg_dir, cfg_path
 
 
 def test_the_last_mapping_wins_and_missing_ones_are_skipped():

@@ -23,9 +23,9 @@ from ultralytics.utils import LOGGER
 from ultralytics.utils.torch_utils import ModelEMA
 
 import tscode_yolo.fpn as fpn_module
-from tscode_yolo.config import cfg_dir
 from tscode_yolo.deform import DeformableConv
 from tscode_yolo.fpn import MEAN, STD, BackboneNorm, TorchvisionFPN
+from tscode_yolo.shipped import cfg_dir
 
 NARROW = {"cls_width": 64, "cls_depth": 1, "box_width": 64, "box_depth": 1}
 PAPER_YAMLS = sorted(p.name for p in (cfg_dir() / "paper").glob("*.yaml"))

@@ -58,7 +58,7 @@ def test_both_kinds_of_install_plug_in_by_themselves(wheel, editable, tmp_path):
 import sys
 loaded = "tscode_yolo" in sys.modules and not any(m in sys.modules for m in ("torch", "ultralytics", "importlib.util"))
 from ultralytics.nn.tasks import DetectionModel
-from tscode_yolo.config import cfg_dir
+from tscode_yolo.shipped import cfg_dir
 import tscode_yolo
 print(loaded, type(DetectionModel("yolo11n-tscode.yaml", verbose=False).model[-1]).__name__, tscode_yolo.__file__)
 """

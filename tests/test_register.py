@@ -18,7 +18,7 @@ from ultralytics.utils import checks
 
 from tscode_yolo import config, register
 from tscode_yolo.build import build_layers
-from tscode_yolo.config import cfg_path
+from tscode_yolo.shipped import cfg_path
 
 TINY = {  # a model YAML small enough to build in no time: levels 1..4 are C2, P3, P4, P5
     "nc": 3,

@@ -16,7 +16,7 @@ __all__ = ["HeadConfig", "TSCODEDetect", "cfg_path", "from_pretrained", "load_sa
 _HOMES = {
     "HeadConfig": "config",
     "TSCODEDetect": "head",
-    "cfg_path": "config",
+    "cfg_path": "shipped",
     "from_pretrained": "safe.hub",
     "load_safe": "safe.unpack",
 }

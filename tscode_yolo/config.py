@@ -1,4 +1,4 @@
-"""The switches of the head: one frozen dataclass, read from the model YAML, and where the shipped YAMLs lie.
+"""The switches of the head: one frozen dataclass, read from the model YAML.
 
 Options come from the mapping at the end of the head's row, ``[nc, {sce_kernel: 5}]``, and from a top-level mapping
 ``tscode: {...}`` of the model YAML; the row wins. `preset` chooses the values that are not named.
@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 MOST_TIMES = 16.0  # largest multiple of the stock width
@@ -349,42 +347,6 @@ def how_to_install(extra: str = "") -> str:
     """Sentence's end: what to run to install or update this package, which is not on PyPI, with one of its extras."""
     what = f"'.[{extra}]'" if extra else "."
     return f"in a clone of tscode-yolo, pip install {what}"
-
-
-def cfg_dir() -> Path:
-    """Folder of the shipped YAMLs: inside the installed package, or beside it in a source checkout."""
-    package = Path(__file__).parent
-    installed = package / "cfg"
-    return installed if installed.is_dir() else package.parent / "cfg"
-
-
-def cfg_path(name: str | Path) -> Path | None:
-    """Path of a shipped YAML, or None.
-
-    Args:
-        name: a bare file name, ``yolo11-tscode.yaml`` or ``tscode.yaml``; a scale letter is not taken off. Names with
-            a folder are the user's own and never match.
-    """
-    if Path(name).name != str(name):
-        return None
-    return next((p for p in sorted(cfg_dir().rglob("*.yaml")) if p.name == str(name)), None)
-
-
-def model_names() -> list[str]:
-    """Bare names of the shipped model YAMLs; those of a YOLO family take a scale letter (yolo11s-tscode.yaml)."""
-    return sorted(p.name for p in cfg_dir().rglob("*.yaml") if p.parent.name != "datasets")
-
-
-def scaled_names(bare: Iterable[str]) -> list[str]:
-    """Names of model YAMLs, and of those of a YOLO family each with its five scale letters (yolo11n-tscode.yaml)."""
-    family = re.compile(r"^(yolov?\d+|tscode)(?=[-.])")  # where the letter goes
-    return list(dict.fromkeys(x for n in bare for x in (n, *(family.sub(rf"\g<1>{s}", n) for s in "nsmlx"))))
-
-
-def closest_model(name: str, others: Sequence[str] = ()) -> str | None:
-    """The model YAML whose name is most like `name`, at any scale, among ours and `others`; None if none is like it."""
-    known = scaled_names([*model_names(), *others])
-    return next(iter(difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.75)), None)
 
 
 def completed(options: Mapping[str, Any]) -> dict[str, Any]:

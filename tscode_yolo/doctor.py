@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tscode_yolo import __version__, config
+from tscode_yolo import __version__, config, shipped
 
 PACKAGES = ("ultralytics", "torch", "torchvision", "opencv-python", "numpy", "onnx", "onnxruntime")
 
@@ -80,9 +80,9 @@ def hooks() -> str:
 def yamls() -> str:
     """Where are the shipped YAMLs?"""
     for name in ("tscode.yaml", "shapes.yaml"):
-        if config.cfg_path(name) is None:
-            raise Sick(f"{name} is not in {config.cfg_dir()}; reinstall: {config.how_to_install()}")
-    return f"{len(list(config.cfg_dir().rglob('*.yaml')))} YAMLs in {config.cfg_dir()}"
+        if shipped.cfg_path(name) is None:
+            raise Sick(f"{name} is not in {shipped.cfg_dir()}; reinstall: {config.how_to_install()}")
+    return f"{len(list(shipped.cfg_dir().rglob('*.yaml')))} YAMLs in {shipped.cfg_dir()}"
 
 
 def forward() -> str:

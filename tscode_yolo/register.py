@@ -17,7 +17,8 @@ from typing import Any
 
 import tscode_yolo
 from tscode_yolo.build import build_layers, resolve_recipe, yaml_name
-from tscode_yolo.config import NAME, cfg_path, closest_model, model_names
+from tscode_yolo.config import NAME
+from tscode_yolo.shipped import cfg_path, closest_model, model_names
 
 SUPPORTED = ((8, 4, 0), (9, 0, 0))  # ultralytics, first excluded last
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from ultralytics.nn.tasks import DetectionModel
 
-from tscode_yolo.config import cfg_dir
+from tscode_yolo.shipped import cfg_dir
 from tscode_yolo.study import flops
 from tscode_yolo.study.ablate import GRIDS, main, read_grid, write_arms
 from tscode_yolo.verbs.loading import with_options

@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from ultralytics.nn import tasks
 
 import tscode_yolo
-from tscode_yolo.config import cfg_path, unknown_name
+from tscode_yolo.config import unknown_name
 from tscode_yolo.register import register
+from tscode_yolo.shipped import cfg_path
 
 HEIGHT, WIDTH = 800, 1280  # pixels, of the paper's counts
 TOLERANCE = 0.07  # GFLOPs; what the paper leaves open about P8 costs up to 0.06 (docs/paper.md)

@@ -12,7 +12,8 @@ from ultralytics.data.utils import check_det_dataset
 from ultralytics.nn.tasks import DetectionModel, load_checkpoint, yaml_model_load
 from ultralytics.utils import ROOT
 
-from tscode_yolo.config import NAME, closest_model
+from tscode_yolo.config import NAME
+from tscode_yolo.shipped import closest_model
 
 
 def checkpoint(file: str | Path, key: str = "model") -> Any:
