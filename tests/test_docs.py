@@ -89,8 +89,23 @@ def test_the_readmes_first_table_has_the_costs_of_their_json():
     measured = {r["model"]: r for r in json.loads((RESULTS / "head-cost.json").read_text(encoding="utf-8"))["rows"]}
     for name, cells in table_cells("README.md", "| | head GFLOPs | CPU latency").items():
         model = name.strip("`").removesuffix("-tscode")
-        timed = {"yolov8n": "dense", "yolo11n": "tower"}.get(model, "finest")  # when its default came about
+        timed = {"yolov8n": "dense", "yolo11n": "tower", "yolo26n": "p3p4"}[model]  # when its default came about
         profile = json.loads((RESULTS / f"profile/{model}-{timed}.json").read_text(encoding="utf-8"))
         times = {r["format"]: r["ratio"]["median"] for r in profile["latency"] if r["part"] == "model"}
         assert cells[0] == f"{measured[model]['gflops_ratio']:.2f}"
         assert cells[1] == f"{times['pytorch']:.2f}, {times['onnx']:.2f}"
+
+
+def test_the_times_of_larger_scales_are_those_of_their_json():
+    rows = json.loads((RESULTS / "head-latency-finest.json").read_text(encoding="utf-8"))["rows"]
+    measured = {(r["model"], r["format"], r["part"]): r["ratio"] for r in rows}
+
+    def cell(key: tuple[str, str, str]) -> str:
+        ratio = measured.pop(key, None)
+        return "-" if ratio is None else f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
+
+    for name, cells in table_cells("docs/cost.md", "| | head, PyTorch | model, PyTorch |").items():
+        model = name.removesuffix("-tscode")
+        head = cell((model, "pytorch", "head")).split()[0]
+        assert cells == [head, cell((model, "pytorch", "model")), cell((model, "onnx", "model"))], name
+    assert not measured, "timed, but not in the table"
