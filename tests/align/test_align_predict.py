@@ -143,7 +143,7 @@ def test_gradient_maps_show_only_the_levels_a_branch_reads(name, end2end, lqe, t
     """A stock branch reads its own level alone; a TSCODE box branch its neighbours too, a class logit them by lqe."""
     torch.manual_seed(0)
     if "tscode" in name:
-        content = with_options(name, {"sce_at": None, "dpe_at": None, "lqe": lqe})
+        content = with_options(name, {"sce_at": None, "dpe_at": None, "dpe_levels": [-1, 0, 1], "lqe": lqe})
         name = str(tmp_path / name)
         Path(name).write_text(yaml.safe_dump({k: v for k, v in content.items() if k != "yaml_file"}))
     elif lqe:
